@@ -1,0 +1,86 @@
+//! What the daemon costs while nothing happens: wake-ups, system calls, memory.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cost::{Memory, Processes};
+use crate::kernel_log::Framing;
+use crate::net::Net;
+use crate::rules::rest;
+use crate::site::{Log, Site};
+use crate::support::measure::Table;
+
+/// Both sources sleep through this.
+const IDLE: Duration = Duration::from_secs(10);
+
+pub(crate) fn run() {
+    let mut table = Table::new([
+        "source",
+        "profiles",
+        "threads",
+        "context switches",
+        "system calls",
+        "daemon RSS",
+        "daemon PSS",
+        "helper RSS",
+        "helper PSS",
+    ]);
+    for (name, log) in [("kmsg", Log::Kmsg), ("file", Log::File(Framing::Traditional))] {
+        for profiles in [10, 10_000] {
+            let mut site = Site::prepare(Net::lan(), log, "");
+            site.add_profiles(20_000, profiles - 2);
+            site.start_daemon();
+            let processes = Processes::of(site.daemon().pid());
+            rest(Duration::from_secs(1));
+            let before = processes.context_switches();
+            rest(IDLE);
+            let switches = processes.context_switches() - before;
+            let [daemon, helper] = [processes.daemon, processes.helper].map(Memory::of);
+            table.row([
+                name.into(),
+                profiles.to_string(),
+                processes.threads().to_string(),
+                switches.to_string(),
+                system_calls(&site, processes),
+                kib(daemon.rss),
+                kib(daemon.pss),
+                kib(helper.rss),
+                kib(helper.pss),
+            ]);
+        }
+    }
+    table.print(&format!("Idle for {} s", IDLE.as_secs()));
+}
+
+fn kib(size: u64) -> String {
+    format!("{size} KiB")
+}
+
+/// The system calls that both processes finish while they are idle, as strace counts them.
+fn system_calls(site: &Site, processes: Processes) -> String {
+    let trace = site.net.path("strace");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o"]).arg(&trace);
+    for process in [processes.daemon, processes.helper] {
+        strace.args(["-p", &process.to_string()]);
+    }
+    let Ok(mut strace) = strace.stderr(Stdio::null()).spawn() else {
+        return "strace is not installed".into();
+    };
+    rest(Duration::from_secs(1));
+    // What strace itself interrupted is resumed once.
+    let before = lines(&fs::read_to_string(&trace).unwrap());
+    rest(IDLE);
+    let after = lines(&fs::read_to_string(&trace).unwrap());
+    kill(Pid::from_raw(strace.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    let _ = strace.wait();
+    (after - before).to_string()
+}
+
+fn lines(text: &str) -> usize {
+    text.lines().count()
+}

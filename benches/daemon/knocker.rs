@@ -1,0 +1,103 @@
+//! Somebody with a profile who knocks without delay: keys, counter and raw socket are there already.
+
+use std::fs;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use knockknock::client::packet::{Ends, KnockPacket};
+use knockknock::client::wire::RawSockets;
+use knockknock::layout::Request;
+use knockknock::layout::classic::{Keys, seal};
+use knockknock::profile::ProfileFiles;
+use knockknock::syn::SynFields;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+use crate::site::{HOST, KNOCK_PORT, Site, write_private};
+
+/// The client of a site.
+pub(crate) struct Knocker {
+    keys: Keys,
+    raw: RawSockets,
+    /// The client and the server.
+    pub(crate) ends: Ends,
+    /// Who is let in.
+    pub(crate) address: IpAddr,
+    next: u32,
+    port: u16,
+    /// Whether packets are sent on the first processor and taken on the second.
+    elsewhere: bool,
+}
+
+impl Knocker {
+    pub(crate) fn of(site: &Site) -> Self {
+        let (profile, counter) =
+            ProfileFiles::read(&site.profile("client")).unwrap().parse().unwrap();
+        let (client, server) = (site.net.client.ipv4, site.net.server.ipv4);
+        Self {
+            keys: profile.keys,
+            raw: site.net.client.inside(|| RawSockets::open(true, false)).unwrap(),
+            ends: Ends::V4(client, server),
+            address: client.into(),
+            next: counter.read().unwrap(),
+            port: 1000,
+            elsewhere: false,
+        }
+    }
+
+    /// The next knock, for a port that none has asked for before.
+    pub(crate) fn knock(&mut self) -> (u16, SynFields) {
+        self.port += 1;
+        loop {
+            let counter = self.next;
+            self.next += 1;
+            if let Ok(fields) = seal(&self.keys, Request(self.port), counter) {
+                return (self.port, fields);
+            }
+        }
+    }
+
+    /// Sends a knock, and says when.
+    pub(crate) fn send(&self, fields: SynFields) -> Instant {
+        let (source_port, flow_high) = (40_000, 0);
+        let packet =
+            KnockPacket { ends: self.ends, source_port, knock_port: KNOCK_PORT, fields, flow_high };
+        if self.elsewhere {
+            on_processors(&[0]);
+        }
+        let start = Instant::now();
+        self.raw.send(&packet, 0).unwrap();
+        if self.elsewhere {
+            on_processors(&[0, 1]);
+        }
+        start
+    }
+
+    /// Has the server take its packets on the other processor, in an interrupt, as from a real network.
+    pub(crate) fn arrive_elsewhere(&mut self, site: &Site) {
+        let queue = "/sys/class/net/eth0/queues/rx-0/rps_cpus";
+        site.net.server.run(&["sh", "-c", &format!("echo 2 >{queue}")]);
+        self.elsewhere = true;
+    }
+
+    /// Lets the program `knock` go on with this profile where we are.
+    pub(crate) fn hand_over(&self, site: &Site) {
+        let dir = site.profiles("client").join(HOST);
+        write_private(&dir.join("counter"), format!("{}\n", self.next));
+        let server = site.net.server.ipv4;
+        fs::write(
+            dir.join("config"),
+            format!("[main]\nknock_port = {KNOCK_PORT}\naddress = \"{server}\"\n"),
+        )
+        .unwrap();
+    }
+}
+
+/// This thread runs on these processors alone, where there are so many.
+fn on_processors(numbers: &[usize]) {
+    let mut set = CpuSet::new();
+    for &number in numbers {
+        set.set(number).unwrap();
+    }
+    let _ = sched_setaffinity(Pid::from_raw(0), &set);
+}

@@ -1,0 +1,169 @@
+//! What it costs to open a port: through the helper over netlink, as the daemon does it; by running `nft`; and through
+//! the helper that runs `iptables`. In a network namespace of its own. `sudo cargo bench --bench grants`
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    reason = "a benchmark that cannot go on stops, and printing is what it is for"
+)]
+
+#[path = "../tests/e2e/cost.rs"]
+#[allow(dead_code, reason = "not all of it is used here")]
+mod cost;
+mod support;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::{Command, Stdio};
+
+use cost::{Memory, Processes};
+use knockknock::privileged::{
+    Chain, Firewall, Helper, Ids, Limits, Protocol, Reply, Request, Table as KernelTable, split,
+};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User, geteuid};
+use support::measure::{Samples, Table, rate, seconds, time};
+
+const ROUNDS: u8 = 20;
+const SECONDS: u16 = 600;
+
+fn main() {
+    if !geteuid().is_root() {
+        println!("grants: skipped, it changes a firewall: sudo scripts/bench.sh runs it");
+        return;
+    }
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+    grants();
+    memory();
+}
+
+/// One way to open a port.
+enum Way {
+    Helper(Helper),
+    Library(Firewall),
+    Nft,
+}
+
+impl Way {
+    fn open(&mut self, request: &Request) {
+        match self {
+            Self::Helper(helper) => assert_eq!(helper.ask_open(request), Ok(Reply::Opened)),
+            Self::Library(Firewall::Nftables(table)) => table.open(request).unwrap(),
+            Self::Library(Firewall::Iptables(_)) => unreachable!("not among the ways below"),
+            Self::Nft => {
+                let Request { address, port, seconds, .. } = request;
+                nft(&format!(
+                    "add element inet bench open4 {{ {address} . tcp . {port} timeout {seconds}s }}"
+                ));
+            }
+        }
+    }
+}
+
+fn grants() {
+    nft(
+        "table inet bench { set open4 { type ipv4_addr . inet_proto . inet_service; flags dynamic,timeout; size 65535; }; }",
+    );
+    let table = |name| Firewall::Nftables(KernelTable::create(name, limits().max_open).unwrap());
+    let chain = Firewall::Iptables(Chain::create("KKBENCH", false).unwrap());
+    // What a program does is not done as often as what a system call does.
+    let mut ways = [
+        ("asking the helper, netlink", Way::Helper(helper(table("bench-helper"))), 100),
+        ("the same without a helper", Way::Library(table("bench-library")), 100),
+        ("running `nft add element`", Way::Nft, 10),
+        ("asking the helper that runs `iptables`", Way::Helper(helper(chain)), 10),
+    ];
+    let mut times = vec![Samples::default(); ways.len()];
+    for round in 0..ROUNDS {
+        for ((_, way, count), times) in ways.iter_mut().zip(&mut times) {
+            let (taken, ()) = time(|| {
+                (0..*count).for_each(|nth| way.open(&request(round, nth)));
+            });
+            times.add_time(taken / u32::from(*count));
+        }
+    }
+    let mut shown = Table::new(["a port opened by", "time", "a second", "times as long"]);
+    let first = times[0].median();
+    for ((name, ..), times) in ways.iter().zip(&times) {
+        shown.row([
+            (*name).into(),
+            times.show(seconds),
+            rate(1.0 / times.median(), ""),
+            format!("{:.1}", times.median() / first),
+        ]);
+    }
+    shown.print(&format!("Grants ({ROUNDS} rounds in turns)"));
+    let nft = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss();
+    println!("\n`nft` itself, while it runs: at most {} of memory", kib(nft.unsigned_abs()));
+}
+
+/// The real daemon with each back end.
+fn memory() {
+    let mut shown = Table::new(["back end", "process", "RSS", "PSS"]);
+    for back_end in ["nftables", "iptables"] {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Command::new(env!("CARGO_BIN_EXE_knock-genprofile"))
+            .arg("--config-dir")
+            .arg(dir.path())
+            .args(["guest", "666"])
+            .stdout(Stdio::null())
+            .status();
+        assert!(made.unwrap().success());
+        fs::write(dir.path().join("config"), "[main]\nlog_prefix = \"REJECT-bench \"\n").unwrap();
+        let mut daemon = Command::new(env!("CARGO_BIN_EXE_knock-daemon"))
+            .arg("--config-dir")
+            .arg(dir.path())
+            .args(["--user", "nobody", "--log", "kmsg", "--firewall", back_end])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(daemon.stderr.take().unwrap()).lines();
+        assert!(said.map_while(Result::ok).any(|line| line == "ready"), "the daemon starts");
+        let pid = Pid::from_raw(daemon.id().try_into().unwrap());
+        let processes = Processes::of(pid);
+        for (name, process) in [("daemon", processes.daemon), ("helper", processes.helper)] {
+            let Memory { rss, pss } = Memory::of(process);
+            shown.row([back_end.into(), name.into(), kib(rss), kib(pss)]);
+        }
+        kill(pid, Signal::SIGTERM).unwrap();
+        assert!(daemon.wait().unwrap().success());
+    }
+    shown.print("Memory of the daemon that asks, and of its helper");
+}
+
+fn kib(size: u64) -> String {
+    format!("{:.1} MiB", size as f64 / 1024.0)
+}
+
+fn helper(firewall: Firewall) -> Helper {
+    let nobody = User::from_name("nobody").unwrap().expect("a user nobody");
+    let ids = Ids { uid: nobody.uid, gid: nobody.gid, groups: Vec::new() };
+    split(firewall, &limits(), &ids).unwrap()
+}
+
+fn limits() -> Limits {
+    Limits {
+        allow: None,
+        max_seconds: SECONDS,
+        max_open: 4096,
+        max_open_per_source: 4096,
+        own_addresses: Vec::new(),
+        ipv4: true,
+        ipv6: false,
+    }
+}
+
+/// Another one each time: nothing is renewed.
+fn request(round: u8, nth: u16) -> Request {
+    let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, round));
+    Request { address, protocol: Protocol::Tcp, port: 1 + nth, seconds: SECONDS }
+}
+
+fn nft(command: &str) {
+    assert!(Command::new("nft").arg(command).status().unwrap().success());
+}

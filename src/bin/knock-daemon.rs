@@ -1,0 +1,5 @@
+//! Opens ports for those who knock. Everything is in [`knockknock::daemon`].
+
+fn main() -> std::process::ExitCode {
+    knockknock::daemon::main()
+}

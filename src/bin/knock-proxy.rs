@@ -1,0 +1,10 @@
+//! A SOCKS proxy that knocks.
+
+#![forbid(unsafe_code)]
+
+use clap::Parser;
+use knockknock::client::proxy::{cli::Cli, run::run};
+
+fn main() -> std::process::ExitCode {
+    run(&Cli::parse())
+}

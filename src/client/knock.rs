@@ -1,0 +1,239 @@
+//! One knock, from a profile's name to the packet: the order in which things happen is the point of this module.
+//!
+//! A plan is made first: the profile is read, the name resolved, the way looked up. Nothing of that costs a counter.
+//! Only then is a counter spent, durably, and the packet sent.
+
+#![forbid(unsafe_code)]
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use super::failure::Failure;
+use super::packet::{Ends, KnockPacket};
+use super::target::{self, Family, Route};
+use super::wire::RawSockets;
+use crate::counter::Counter;
+use crate::layout::Request;
+use crate::layout::classic::{self, SealError};
+use crate::profile::{self, Profile, ProfileFiles};
+use crate::syn::SynFields;
+
+/// A profile that can be knocked with.
+#[derive(Debug)]
+pub struct Knocker {
+    /// What its files say.
+    pub profile: Profile,
+    /// The keys can be read by other users of this machine: worth a warning.
+    pub readable_by_others: bool,
+    /// Its directory.
+    pub dir: PathBuf,
+    counter: Counter,
+}
+
+/// One knock that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The counter that was spent on it.
+    pub counter: u32,
+    /// What left.
+    pub packet: KnockPacket,
+}
+
+impl Knocker {
+    /// The profile of `host` in `profiles`: the directory with exactly that name.
+    pub fn load(profiles: &Path, host: &str) -> Result<Self, Failure> {
+        let dir = profiles.join(host);
+        if !is_plain_name(host) || !dir.is_dir() {
+            let there_are = profile::names(profiles).unwrap_or_default();
+            let (host, profiles) = (host.to_owned(), profiles.to_owned());
+            return Err(Failure::NoProfile { host, profiles, there_are });
+        }
+        let files = ProfileFiles::read(&dir).map_err(Failure::Profile)?;
+        let readable_by_others = files.readable_by_others();
+        let (profile, counter) = files.parse().map_err(Failure::Profile)?;
+        Ok(Self { profile, readable_by_others, dir, counter })
+    }
+
+    /// What the host is resolved by: the config's `address`, else the profile's name.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        self.profile.config.address.as_deref().unwrap_or(&self.profile.name)
+    }
+
+    /// The ways to the host; at least one.
+    pub fn routes(
+        &self,
+        family: Family,
+        source: Option<std::net::IpAddr>,
+    ) -> Result<Vec<Route>, Failure> {
+        let name = self.address();
+        let addresses = target::resolve(name, self.profile.config.knock_port)
+            .map_err(|why| Failure::Unresolved(name.to_owned(), why))?;
+        target::routes(&addresses, family, source)
+            .map_err(|why| Failure::NoRoute(name.to_owned(), why))
+    }
+
+    /// The counter that the next knock will use, as it is on disk now.
+    pub fn next_counter(&self) -> Result<u32, Failure> {
+        self.counter.read().map_err(Failure::Counter)
+    }
+
+    /// Spends a counter and sends one SYN that asks for `request`.
+    ///
+    /// A counter that would give an ID of 0 is spent and passed over: the kernel would fill the ID in. One in 65,536
+    /// does, so the loop ends.
+    pub fn knock(
+        &self,
+        raw: &RawSockets,
+        route: &Route,
+        request: Request,
+    ) -> Result<Sent, Failure> {
+        let keys = &self.profile.keys;
+        loop {
+            let sent = self.counter.spend(|counter| match classic::seal(keys, request, counter) {
+                Ok(fields) => Some(self.send(raw, route, counter, fields)),
+                // `Counter::spend` never gives a spent one: it says so itself.
+                Err(SealError::ZeroId | SealError::Spent) => None,
+            });
+            if let Some(sent) = sent.map_err(Failure::Counter)? {
+                return sent;
+            }
+        }
+    }
+
+    fn send(
+        &self,
+        raw: &RawSockets,
+        route: &Route,
+        counter: u32,
+        fields: SynFields,
+    ) -> Result<Sent, Failure> {
+        let sent = packet(&self.profile, route, fields).and_then(|packet| {
+            raw.send(&packet, route.scope())?;
+            Ok(Sent { counter, packet })
+        });
+        sent.map_err(|why| Failure::NotSent { counter, address: route.target.ip(), why })
+    }
+}
+
+/// The packet that carries `fields` along `route`.
+pub fn packet(profile: &Profile, route: &Route, fields: SynFields) -> Result<KnockPacket, Errno> {
+    let ends = Ends::new(route.source, route.target.ip()).ok_or(Errno::EAFNOSUPPORT)?;
+    let random = getrandom::u64().map_err(|_| Errno::EIO)?;
+    let [flow_high, _, high, low, ..] = random.to_be_bytes();
+    Ok(KnockPacket {
+        ends,
+        source_port: within(&ephemeral_ports(), u16::from_be_bytes([high, low])),
+        knock_port: profile.config.knock_port,
+        fields,
+        flow_high: flow_high & 0xf,
+    })
+}
+
+/// A profile's name is a plain file name: "..", "a/b" and the like would be other directories than a profile's.
+#[must_use]
+pub fn is_plain_name(host: &str) -> bool {
+    Path::new(host).file_name().is_some_and(|name| name == host)
+}
+
+/// The profiles of the person who runs this: `~/.knockknock`.
+pub fn default_profiles() -> Result<PathBuf, Failure> {
+    match std::env::home_dir() {
+        Some(home) if !home.as_os_str().is_empty() => Ok(home.join(".knockknock")),
+        _ => Err(Failure::NoHome),
+    }
+}
+
+/// The ports that this host's own connections come from, so that a knock's is one of them.
+fn ephemeral_ports() -> RangeInclusive<u16> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    text.ok().and_then(|text| parse_range(&text)).unwrap_or(32_768..=60_999)
+}
+
+fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.trim().split_once(char::is_whitespace)?;
+    let range = first.parse().ok()?..=last.trim().parse().ok()?;
+    (!range.is_empty() && *range.start() > 0).then_some(range)
+}
+
+/// `random` mapped into `range`.
+fn within(range: &RangeInclusive<u16>, random: u16) -> u16 {
+    let count = u32::from(range.end() - range.start()) + 1;
+    let offset = u32::from(random) % count;
+    range.start() + u16::try_from(offset).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn profiles_with(name: &str, config: &str) -> tempfile::TempDir {
+        let profiles = tempfile::tempdir().unwrap();
+        let dir = profiles.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        for (file, content) in [
+            ("cipher.key", "HoCD3Bo5mY7IjLvEwJY9nQ==\n"),
+            ("mac.key", "HNFz0K+tNUD67c7/gxNXjg==\n"),
+            ("config", config),
+            ("counter", "5\n"),
+        ] {
+            fs::write(dir.join(file), content).unwrap();
+        }
+        profiles
+    }
+
+    #[test]
+    fn only_a_plain_name_is_a_profile() {
+        let profiles = profiles_with("host", "[main]\nknock_port = 1622\n");
+        assert!(Knocker::load(profiles.path(), "host").is_ok());
+        let inside = profiles.path().join("host");
+        for name in ["", ".", "..", "host/", "/etc", "../x", "nobody", inside.to_str().unwrap()] {
+            let failure = Knocker::load(profiles.path(), name).unwrap_err();
+            assert!(matches!(failure, Failure::NoProfile { .. }), "{name:?}: {failure}");
+        }
+    }
+
+    #[test]
+    fn the_config_s_address_comes_before_the_name() {
+        let profiles =
+            profiles_with("host", "[main]\nknock_port = 1622\naddress = \"127.0.0.9\"\n");
+        let knocker = Knocker::load(profiles.path(), "host").unwrap();
+        let routes = knocker.routes(Family::Any, None).unwrap();
+        assert_eq!(routes[0].target, "127.0.0.9:1622".parse().unwrap());
+    }
+
+    #[test]
+    fn without_a_way_or_a_name_no_counter_is_spent() {
+        let config = "[main]\nknock_port = 1622\naddress = \"no-such-host.invalid\"\n";
+        let profiles = profiles_with("host", config);
+        let knocker = Knocker::load(profiles.path(), "host").unwrap();
+        assert!(matches!(knocker.routes(Family::Any, None), Err(Failure::Unresolved(..))));
+        assert_eq!(knocker.next_counter().unwrap(), 5);
+    }
+
+    #[test]
+    fn a_knock_that_cannot_leave_has_spent_its_counter_and_says_so() {
+        let profiles = profiles_with("127.0.0.1", "[main]\nknock_port = 1622\n");
+        let knocker = Knocker::load(profiles.path(), "127.0.0.1").unwrap();
+        let route = knocker.routes(Family::Any, None).unwrap()[0];
+        // No raw socket of that family: the send fails.
+        let raw = RawSockets::open(false, false).unwrap();
+        let failure = knocker.knock(&raw, &route, Request(22)).unwrap_err();
+        assert!(matches!(failure, Failure::NotSent { counter: 5, .. }), "{failure}");
+        assert_eq!(knocker.next_counter().unwrap(), 6);
+    }
+
+    #[test]
+    fn source_ports_stay_within_the_host_s_range() {
+        let range = parse_range("32768\t60999\n").unwrap();
+        for random in [0, 1, 28_231, 28_232, 40_000, u16::MAX] {
+            assert!(range.contains(&within(&range, random)));
+        }
+        assert_eq!(within(&(5..=5), 77), 5);
+        assert_eq!(parse_range("60999 32768"), None);
+        assert_eq!(parse_range("junk"), None);
+    }
+}

@@ -1,0 +1,138 @@
+//! Accepts clients and moves their bytes.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stderr, reason = "this is where the program talks to a person")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::copy_bidirectional_with_sizes;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::auth::Credentials;
+use super::socks::{self, NotSocks};
+use super::upstream::Upstream;
+
+/// Connections at once; more wait in the kernel's queue until one ends.
+pub(super) const MOST_CONNECTIONS: usize = 1024;
+/// A client that has not said what it wants by then is gone.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(20);
+/// After SIGTERM, running connections may go on for this long.
+const GRACE: Duration = Duration::from_secs(10);
+/// After an accept that failed for want of descriptors or memory.
+const BREATHER: Duration = Duration::from_millis(100);
+/// Bytes moved at once, each way.
+const CHUNK: usize = 16 * 1024;
+
+/// What every connection needs.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    pub(super) upstream: Upstream,
+    pub(super) auth: Option<Credentials>,
+    pub(super) verbose: bool,
+}
+
+/// Serves until SIGTERM or SIGINT, then lets running connections finish for a while. A second signal ends it at once.
+pub(super) async fn serve(listener: TcpListener, proxy: Proxy) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let proxy = Arc::new(proxy);
+    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let mut running = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = accept(&listener, &room) => {
+                let (client, permit) = accepted;
+                let proxy = Arc::clone(&proxy);
+                running.spawn(async move {
+                    proxy.serve_client(client).await;
+                    drop(permit);
+                });
+            }
+            Some(_) = running.join_next() => {}
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    drop(listener);
+    if !running.is_empty() {
+        let (count, seconds) = (running.len(), GRACE.as_secs());
+        eprintln!("knock-proxy: no new connections; {count} may finish within {seconds} s");
+    }
+    tokio::select! {
+        _ = timeout(GRACE, async { while running.join_next().await.is_some() {} }) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// The next client, once there is room for it.
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> (TcpStream, Option<tokio::sync::OwnedSemaphorePermit>) {
+    // Never closed, so there is a permit in the end.
+    let permit = Arc::clone(room).acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((client, _)) => return (client, permit),
+            Err(why) => {
+                eprintln!("knock-proxy: cannot accept: {why}");
+                tokio::time::sleep(BREATHER).await;
+            }
+        }
+    }
+}
+
+impl Proxy {
+    async fn serve_client(&self, client: TcpStream) {
+        let _ = client.set_nodelay(true);
+        if let Err(why) = self.try_serve(client).await
+            && self.verbose
+        {
+            eprintln!("knock-proxy: a client was not served: {}", why.to_string().escape_debug());
+        }
+    }
+
+    async fn try_serve(&self, client: TcpStream) -> Result<(), NotSocks> {
+        let request = timeout(HANDSHAKE_LIMIT, socks::request(client, self.auth.as_ref()));
+        let Ok(request) = request.await else {
+            return Ok(());
+        };
+        let request = request?;
+        let (host, port) = (request.host.clone(), request.port);
+        let (server, knocked) = match self.upstream.connect(&host, port).await {
+            Ok(connected) => connected,
+            Err(why) => {
+                eprintln!("knock-proxy: {host} port {port}: {why}");
+                return request.refuse(why.refusal()).await;
+            }
+        };
+        if self.verbose {
+            match knocked {
+                Some((profile, knocks)) => eprintln!(
+                    "knock-proxy: {host} port {port}: connected with profile {profile:?} (knocks: {knocks})"
+                ),
+                None => eprintln!("knock-proxy: {host} port {port}: connected"),
+            }
+        }
+        let client = request.succeed(server.local_addr()?).await?;
+        relay(client, server).await;
+        Ok(())
+    }
+}
+
+/// Moves bytes both ways until both have ended; an end is passed on as an end. A break is passed on as a break: a
+/// client must not take half a file for a whole one.
+async fn relay(mut client: TcpStream, mut server: TcpStream) {
+    let moved = copy_bidirectional_with_sizes(&mut client, &mut server, CHUNK, CHUNK).await;
+    if moved.is_err() {
+        let _ = client.set_zero_linger();
+        let _ = server.set_zero_linger();
+    }
+}

@@ -1,0 +1,191 @@
+//! What `knock` does from its command line to its exit code, and what it says meanwhile.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stderr, reason = "this is where the program talks to a person")]
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use clap::CommandFactory;
+
+use super::cli::Cli;
+use super::connect::knock_and_connect;
+use super::failure::Failure;
+use super::knock::{Knocker, Sent, default_profiles};
+use super::show::{self, DryRun};
+use super::target::{Route, first_of_each};
+use super::turn::{self, Turn};
+use super::wire::{RawSockets, families};
+use super::{privilege, relay, say};
+use crate::layout::Request;
+
+/// A command could not be started: as shells and env(1) have it.
+const NOT_STARTED: u8 = 127;
+
+/// One host to knock at: decided before the raw socket is open, so that nothing is left to fail but the knock.
+struct Plan {
+    knocker: Knocker,
+    request: Request,
+    /// At least one.
+    routes: Vec<Route>,
+}
+
+/// Runs `knock`. 0: all was done; 1: something was not; 2: the command line lacks something.
+#[must_use]
+pub fn run(cli: &Cli) -> ExitCode {
+    if let Some(shell) = cli.completions {
+        return say::completions(shell, &mut Cli::command());
+    }
+    let done = if cli.list {
+        profiles(cli).and_then(|profiles| show::list(&profiles)).map(|text| {
+            say::print(&text);
+            0
+        })
+    } else if let Some((host, port)) = &cli.connect {
+        connect(cli, host, *port)
+    } else if cli.dry_run {
+        dry_run(cli)
+    } else {
+        knock_all(cli)
+    };
+    done.unwrap_or_else(|failure| report(&failure)).into()
+}
+
+fn knock_all(cli: &Cli) -> Result<u8, Failure> {
+    let (plans, mut code) = plans(cli);
+    if !plans.is_empty() {
+        let routes = plans.iter().flat_map(|plan| first_of_each(&plan.routes, cli.family()));
+        // A command may be one that gets privileges of its own, like sudo; it should be able to.
+        let raw = open_raw(routes, cli.command.is_empty())?;
+        for plan in &plans {
+            for route in first_of_each(&plan.routes, cli.family()) {
+                match plan.knocker.knock(&raw, &route, plan.request) {
+                    Ok(sent) => say_sent(plan, &route, &sent),
+                    Err(failure) => code = code.max(report(&failure)),
+                }
+            }
+        }
+        std::thread::sleep(cli.wait_after());
+    }
+    match cli.command.split_first() {
+        Some((program, arguments)) if code == 0 => Ok(become_command(program, arguments)),
+        _ => Ok(code),
+    }
+}
+
+/// Does not return where the command can be started: then its exit code is ours.
+fn become_command(program: &OsString, arguments: &[OsString]) -> u8 {
+    let why = Command::new(program).args(arguments).exec();
+    eprintln!("knock: {program:?}: cannot be started: {}", super::failure::reason(&why));
+    NOT_STARTED
+}
+
+fn connect(cli: &Cli, host: &str, port: u16) -> Result<u8, Failure> {
+    let plan = plan(cli, host, Some(Request(port)))?;
+    let raw = open_raw(plan.routes.iter().copied(), true)?;
+    let (input, output) = relay::standard_ends().map_err(Failure::StandardEnds)?;
+
+    let turn = Turn::take(&plan.knocker.dir, turn::LONGEST_WAIT).map_err(Failure::NoTurn)?;
+    let connected = knock_and_connect(&plan.routes, port, |route| {
+        let sent = plan.knocker.knock(&raw, route, plan.request)?;
+        if cli.verbose {
+            say_sent(&plan, route, &sent);
+        }
+        Ok(())
+    });
+    // Every other attempt is closed by now, so the next one's grant is safe from us.
+    drop(turn);
+    let connected = connected?;
+    if cli.verbose {
+        eprintln!(
+            "knock: {host:?}: connected to {} port {port} (knocks: {}, attempts: {})",
+            connected.route.target.ip(),
+            connected.knocks,
+            connected.attempts
+        );
+    }
+    relay::relay(&connected.stream, input, output)
+        .map_err(|why| Failure::ConnectionLost(host.to_owned(), why))?;
+    Ok(0)
+}
+
+fn dry_run(cli: &Cli) -> Result<u8, Failure> {
+    let (plans, code) = plans(cli);
+    for plan in &plans {
+        for route in first_of_each(&plan.routes, cli.family()) {
+            let (counter, packet) = show::next_packet(&plan.knocker, &route, plan.request)?;
+            let host = &plan.knocker.profile.name;
+            let shown = DryRun { host, request: plan.request, counter, packet };
+            say::print(&shown.to_string());
+        }
+    }
+    Ok(code)
+}
+
+/// The plans for the hosts of the command line, and the exit code that those without a plan leave.
+fn plans(cli: &Cli) -> (Vec<Plan>, u8) {
+    let mut code = 0;
+    let mut plans = Vec::new();
+    for host in &cli.hosts {
+        match plan(cli, host, cli.port) {
+            Ok(plan) => plans.push(plan),
+            Err(failure) => code = code.max(report(&failure)),
+        }
+    }
+    (plans, code)
+}
+
+fn plan(cli: &Cli, host: &str, request: Option<Request>) -> Result<Plan, Failure> {
+    let knocker = Knocker::load(&profiles(cli)?, host)?;
+    if knocker.readable_by_others {
+        let dir = &knocker.dir;
+        eprintln!(
+            "knock: others can read the keys of {host:?}; put it right: chmod -R go-rwx {dir:?}"
+        );
+    }
+    let request = request
+        .or(knocker.profile.config.port.map(Request))
+        .ok_or_else(|| Failure::NoPort(host.to_owned(), knocker.dir.join("config")))?;
+    let routes = knocker.routes(cli.family(), cli.source)?;
+    if cli.verbose {
+        for route in &routes {
+            eprintln!("knock: {host:?}: {} is reached from {}", route.target.ip(), route.source);
+        }
+    }
+    Ok(Plan { knocker, request, routes })
+}
+
+fn profiles(cli: &Cli) -> Result<PathBuf, Failure> {
+    cli.profiles.clone().map_or_else(default_profiles, Ok)
+}
+
+/// Opens what needs the capability, then gives it up with everything else, before a counter is touched.
+fn open_raw(
+    routes: impl Iterator<Item = Route>,
+    no_new_privs: bool,
+) -> Result<RawSockets, Failure> {
+    let (v4, v6) = families(routes.map(|route| route.target));
+    let raw = RawSockets::open(v4, v6).map_err(Failure::raw_socket)?;
+    privilege::drop_all(no_new_privs).map_err(Failure::StillPrivileged)?;
+    Ok(raw)
+}
+
+fn say_sent(plan: &Plan, route: &Route, sent: &Sent) {
+    // Nothing answers a knock, so nothing is claimed about the port.
+    eprintln!(
+        "knock: {:?}: sent one SYN to {} port {}, asking for tcp/{} for {} (counter {})",
+        plan.knocker.profile.name,
+        route.target.ip(),
+        sent.packet.knock_port,
+        plan.request.0,
+        route.source,
+        sent.counter,
+    );
+}
+
+fn report(failure: &Failure) -> u8 {
+    eprintln!("knock: {failure}");
+    failure.exit_code()
+}

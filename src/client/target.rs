@@ -1,0 +1,209 @@
+//! From a host's name to the addresses that it can be knocked at, and the local address that a knock comes from.
+//!
+//! Asks the system's resolver and routing table; sends nothing to the host itself.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+
+/// Which address families may be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Family {
+    /// Either: the first address that there is a way to.
+    #[default]
+    Any,
+    /// IPv4 alone.
+    V4,
+    /// IPv6 alone.
+    V6,
+    /// Each of the two that the host has.
+    Both,
+}
+
+impl Family {
+    fn allows(self, address: &SocketAddr) -> bool {
+        match self {
+            Self::Any | Self::Both => true,
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+        }
+    }
+}
+
+/// A way to a host: what the knock and the connection after it both use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The local address that packets to `target` come from.
+    pub source: IpAddr,
+    /// The host's address and, where that is link-local, the interface. The port means nothing here.
+    pub target: SocketAddr,
+}
+
+impl Route {
+    /// The index of the interface that a link-local target is on, else 0.
+    #[must_use]
+    pub fn scope(&self) -> u32 {
+        match self.target {
+            SocketAddr::V4(_) => 0,
+            SocketAddr::V6(target) => target.scope_id(),
+        }
+    }
+
+    /// The way that the kernel would send a packet to `target` now. `source`: from this local address only.
+    ///
+    /// Connects a UDP socket, which sends nothing.
+    pub fn find(target: SocketAddr, source: Option<IpAddr>) -> io::Result<Self> {
+        let any = match target {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let socket = match (source, target) {
+            // A link-local source is meant on the target's interface.
+            (Some(IpAddr::V6(source)), SocketAddr::V6(target)) => {
+                UdpSocket::bind(std::net::SocketAddrV6::new(source, 0, 0, target.scope_id()))
+            }
+            (source, _) => UdpSocket::bind((source.unwrap_or(any), 0)),
+        }?;
+        socket.connect(target)?;
+        Ok(Self { source: socket.local_addr()?.ip(), target })
+    }
+}
+
+/// The addresses of `name` in the order in which a program like ssh tries them (RFC 6724), each once.
+///
+/// `name` may be a name in any script, an address, or a link-local address with its interface (`fe80::1%eth0`).
+/// The addresses have port `port`.
+pub fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let mut addresses = Vec::new();
+    for address in (ascii_name(name).as_str(), port).to_socket_addrs()? {
+        let address = match address {
+            // An IPv4 address in IPv6 clothes is reached by IPv4.
+            SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some() => {
+                SocketAddr::new(v6.ip().to_canonical(), port)
+            }
+            other => other,
+        };
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}
+
+/// `name` as the DNS knows it: a name in another script than ASCII becomes `xn--...`. What cannot be a name is
+/// left as it is, for the resolver to refuse.
+#[must_use]
+pub fn ascii_name(name: &str) -> String {
+    if name.is_ascii() {
+        return name.to_owned();
+    }
+    idna::domain_to_ascii(name).unwrap_or_else(|_| name.to_owned())
+}
+
+/// The ways to `addresses`, those of an allowed family that there is a way to, in their order; at least one.
+///
+/// `Any` and a host with both families: the first way is the one that a program like ssh tries first too.
+pub fn routes(
+    addresses: &[SocketAddr],
+    family: Family,
+    source: Option<IpAddr>,
+) -> Result<Vec<Route>, NoRoute> {
+    let mut found = Vec::new();
+    let mut refused = None;
+    for &address in addresses.iter().filter(|address| family.allows(address)) {
+        if source.is_some_and(|source| source.is_ipv4() != address.is_ipv4()) {
+            continue;
+        }
+        match Route::find(address, source) {
+            Ok(route) => found.push(route),
+            Err(why) => refused = refused.or(Some((address.ip(), why))),
+        }
+    }
+    match (found.is_empty(), refused) {
+        (false, _) => Ok(found),
+        (true, Some((address, why))) => Err(NoRoute::Unreachable(address, why)),
+        (true, None) => Err(NoRoute::NoneOfThatFamily),
+    }
+}
+
+/// Why there is no way to a host.
+#[derive(Debug)]
+pub enum NoRoute {
+    /// The host has no address of a family that may be used.
+    NoneOfThatFamily,
+    /// The kernel knows no way to any of its addresses: the first, and why.
+    Unreachable(IpAddr, io::Error),
+}
+
+/// The ways to knock at: the first, or with [`Family::Both`] the first of each family.
+#[must_use]
+pub fn first_of_each(routes: &[Route], family: Family) -> Vec<Route> {
+    let Some(first) = routes.first() else { return Vec::new() };
+    let other = routes.iter().find(|route| route.target.is_ipv4() != first.target.is_ipv4());
+    match (family, other) {
+        (Family::Both, Some(other)) => vec![*first, *other],
+        _ => vec![*first],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn addresses_resolve_to_themselves_and_mapped_ones_to_ipv4() {
+        assert_eq!(resolve("192.0.2.1", 7).unwrap(), addresses(&["192.0.2.1:7"]));
+        assert_eq!(resolve("2001:db8::1", 7).unwrap(), addresses(&["[2001:db8::1]:7"]));
+        assert_eq!(resolve("::ffff:192.0.2.1", 7).unwrap(), addresses(&["192.0.2.1:7"]));
+    }
+
+    #[test]
+    fn a_link_local_address_keeps_its_interface() {
+        let [SocketAddr::V6(address)] = resolve("fe80::1%lo", 7).unwrap()[..] else { panic!() };
+        assert_eq!(address.scope_id(), 1, "lo is the first interface");
+        assert!(resolve("fe80::1%no-such-one", 7).is_err());
+    }
+
+    #[test]
+    fn a_name_in_another_script_is_asked_for_in_ascii() {
+        assert_eq!(ascii_name("bücher.example"), "xn--bcher-kva.example");
+        assert_eq!(ascii_name("BÜCHER.example"), "xn--bcher-kva.example");
+        assert_eq!(ascii_name("fe80::1%eth0"), "fe80::1%eth0");
+    }
+
+    #[test]
+    fn a_route_to_ourselves_comes_from_ourselves() {
+        let [target] = addresses(&["127.0.0.1:9"])[..] else { panic!() };
+        assert_eq!(Route::find(target, None).unwrap().source, IpAddr::from([127, 0, 0, 1]));
+        let source = IpAddr::from([127, 0, 0, 2]);
+        assert_eq!(Route::find(target, Some(source)).unwrap().source, source);
+        let foreign = IpAddr::from([192, 0, 2, 99]);
+        assert!(Route::find(target, Some(foreign)).is_err(), "nobody's address is no source");
+    }
+
+    #[test]
+    fn families_that_are_not_wanted_are_left_out() {
+        let all = addresses(&["127.0.0.1:9", "127.0.0.2:9"]);
+        assert_eq!(routes(&all, Family::V4, None).unwrap().len(), 2);
+        assert!(matches!(routes(&all, Family::V6, None), Err(NoRoute::NoneOfThatFamily)));
+        let source = Some(Ipv6Addr::LOCALHOST.into());
+        assert!(matches!(routes(&all, Family::Any, source), Err(NoRoute::NoneOfThatFamily)));
+    }
+
+    #[test]
+    fn one_knock_a_host_unless_both_families_are_asked_for() {
+        let route = |text: &str| {
+            let target: SocketAddr = text.parse().unwrap();
+            Route { source: target.ip(), target }
+        };
+        let all = [route("[::1]:9"), route("[::2]:9"), route("127.0.0.1:9")];
+        assert_eq!(first_of_each(&all, Family::Any), [all[0]]);
+        assert_eq!(first_of_each(&all, Family::Both), [all[0], all[2]]);
+        assert_eq!(first_of_each(&all[..2], Family::Both), [all[0]]);
+    }
+}

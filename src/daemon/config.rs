@@ -1,0 +1,285 @@
+//! `config` in the config directory: root's word on what anybody may be granted. The original's keys are `delay`
+//! and `error_window`; it is an INI file that is also TOML.
+
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use serde::Deserialize;
+
+use crate::privileged::{Protocol, Service};
+use crate::profile::from_toml;
+
+/// The most that `delay` may be, in seconds: half a day. Longer is no grant but a rule.
+const MAX_DELAY: u16 = 12 * 60 * 60;
+
+/// No config is anywhere near as large, in bytes.
+const MAX_LEN: u64 = 64 * 1024;
+
+/// What `config` says below `[main]`; a file that is not there says nothing, and that is enough.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How long a port stays open for the connection that follows, in seconds.
+    pub delay: u16,
+    /// How many knocks in a row may be lost on the way, in counters.
+    pub error_window: u32,
+    /// What the firewall's log lines begin with.
+    pub log_prefix: String,
+    /// Where to read: a path, `kmsg` or `auto`.
+    pub log: String,
+    /// What opens ports.
+    pub firewall: FirewallKind,
+    /// Whom to run as. None: `knockknock` if there is such a user, else `nobody`.
+    pub user: Option<String>,
+    /// What may be asked for, like `tcp/22` or `tcp/8000-8010`. None: any TCP port.
+    pub allow: Option<Vec<ServiceText>>,
+    /// Whether IPv4 addresses are let in.
+    pub ipv4: bool,
+    /// Whether IPv6 addresses are let in.
+    pub ipv6: bool,
+    /// How many grants may be open at once.
+    pub max_open: usize,
+    /// How many grants one address may have open at once.
+    pub max_open_per_source: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            delay: 15,
+            error_window: 20,
+            log_prefix: "REJECT ".into(),
+            log: "auto".into(),
+            firewall: FirewallKind::default(),
+            user: None,
+            allow: None,
+            ipv4: true,
+            ipv6: true,
+            max_open: 1024,
+            max_open_per_source: 16,
+        }
+    }
+}
+
+/// What opens ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum FirewallKind {
+    /// A table of our own, through netlink: nothing is run.
+    #[default]
+    Nftables,
+    /// Rules in a chain of our own, by running `iptables`; the helper stays uid 0.
+    Iptables,
+}
+
+/// A service as it is written: `tcp/22`, `tcp/8000-8010`, `udp/1194`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ServiceText(pub Service);
+
+impl TryFrom<String> for ServiceText {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        parse_service(&text).map(Self).ok_or_else(|| {
+            format!("{text:?} is no service; write protocol/port or protocol/first-last, like tcp/22 or tcp/8000-8010")
+        })
+    }
+}
+
+impl fmt::Display for ServiceText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Service { protocol, first_port, last_port } = self.0;
+        write!(f, "{protocol}/{first_port}")?;
+        if first_port == last_port { Ok(()) } else { write!(f, "-{last_port}") }
+    }
+}
+
+fn parse_service(text: &str) -> Option<Service> {
+    let (protocol, ports) = text.split_once('/')?;
+    let protocol = match protocol {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return None,
+    };
+    let port = |digits: &str| {
+        digits.parse().ok().filter(|&port: &u16| port != 0 && !digits.starts_with('+'))
+    };
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let (first_port, last_port) = (port(first)?, port(last)?);
+    (first_port <= last_port).then_some(Service { protocol, first_port, last_port })
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    main: Config,
+}
+
+impl Config {
+    /// Reads `config` in `config_dir`. Root acts on what it says, so it must be root's alone to write.
+    pub fn load(config_dir: &Path) -> Result<Self, ConfigError> {
+        let path = config_dir.join("config");
+        let error = |kind| ConfigError { path: path.clone(), kind };
+        let file =
+            match OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&path) {
+                Ok(file) => file,
+                Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+                Err(why) => return Err(error(Kind::Unreadable(why))),
+            };
+        let metadata = file.metadata().map_err(|why| error(Kind::Unreadable(why)))?;
+        // The beginning of a config may allow what its end takes back.
+        if metadata.len() > MAX_LEN {
+            return Err(error(Kind::TooLarge));
+        }
+        if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
+            return Err(error(Kind::NotRoots));
+        }
+        let mut bytes = Vec::new();
+        file.take(MAX_LEN).read_to_end(&mut bytes).map_err(|why| error(Kind::Unreadable(why)))?;
+        Self::parse(&bytes).map_err(|why| error(Kind::Wrong(why)))
+    }
+
+    /// Parses the bytes of a `config`.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let config = from_toml::<File>(bytes)?.main;
+        let in_range = |key, value: u64, range: std::ops::RangeInclusive<u64>| {
+            if range.contains(&value) {
+                Ok(())
+            } else {
+                Err(format!("{key} is {value}; it may be {} to {}", range.start(), range.end()))
+            }
+        };
+        in_range("delay", config.delay.into(), 1..=MAX_DELAY.into())?;
+        // Each counter of the window costs every junk knock a decryption and a MAC.
+        in_range("error_window", config.error_window.into(), 1..=1_000)?;
+        in_range("max_open", config.max_open as u64, 1..=65_536)?;
+        in_range(
+            "max_open_per_source",
+            config.max_open_per_source as u64,
+            1..=config.max_open as u64,
+        )?;
+        // The kernel cuts a prefix at 127 bytes (NF_LOG_PREFIXLEN); a longer one would never be found.
+        if config.log_prefix.is_empty()
+            || config.log_prefix.len() > 127
+            || config.log_prefix.contains(char::is_control)
+        {
+            return Err("log_prefix must have 1 to 127 printable characters".into());
+        }
+        if config.allow.as_ref().is_some_and(Vec::is_empty) {
+            return Err(
+                "allow is empty, so nobody could be let in; name a service, or remove the line"
+                    .into(),
+            );
+        }
+        Ok(config)
+    }
+}
+
+/// Why there is no config to go by.
+#[derive(Debug)]
+pub struct ConfigError {
+    path: PathBuf,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Unreadable(io::Error),
+    NotRoots,
+    TooLarge,
+    Wrong(String),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: ", self.path)?;
+        match &self.kind {
+            Kind::Unreadable(why) => write!(f, "cannot be read: {why}"),
+            Kind::NotRoots => f.write_str(
+                "must belong to root and be writable by nobody else; check what is in it, then: chown root, chmod go-w",
+            ),
+            Kind::TooLarge => write!(f, "larger than {MAX_LEN} bytes, which no config is; check what is in it"),
+            Kind::Wrong(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_original_s_config_is_read() {
+        let config = Config::parse(b"[main]\ndelay=15\nerror_window=20\n").unwrap();
+        assert_eq!(config, Config::default());
+        let config = Config::parse(b"[main]\ndelay = 30\nerror_window = 50\n").unwrap();
+        assert_eq!((config.delay, config.error_window), (30, 50));
+    }
+
+    #[test]
+    fn an_empty_config_is_the_default() {
+        assert_eq!(Config::parse(b"").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn a_config_is_read_whole_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!("[main]\n#{}\nipv6 = false\n", " ".repeat(65_536));
+        std::fs::write(dir.path().join("config"), text).unwrap();
+        let error = Config::load(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("larger than 65536 bytes"), "{error}");
+    }
+
+    #[test]
+    fn services_are_read_and_nonsense_is_refused() {
+        let config = Config::parse(b"[main]\nallow = [\"tcp/22\", \"udp/60000-61000\"]\n").unwrap();
+        let services: Vec<_> = config.allow.unwrap().iter().map(|text| text.0).collect();
+        assert_eq!(
+            services,
+            [
+                Service { protocol: Protocol::Tcp, first_port: 22, last_port: 22 },
+                Service { protocol: Protocol::Udp, first_port: 60_000, last_port: 61_000 },
+            ]
+        );
+        for text in [
+            "",
+            "22",
+            "tcp",
+            "tcp/",
+            "tcp/0",
+            "tcp/65536",
+            "tcp/2-1",
+            "tcp/+2",
+            "icmp/1",
+            "tcp/1-2-3",
+        ] {
+            assert_eq!(parse_service(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, named) in [
+            ("[main]\nerror_widow = 20\n", "error_widow"),
+            ("[mian]\n", "mian"),
+            ("[main]\ndelay = 0\n", "delay is 0"),
+            ("[main]\ndelay = 50000\n", "delay is 50000"),
+            ("[main]\ndelay = fifteen\n", "line 2"),
+            ("[main]\nerror_window = 0\n", "error_window"),
+            ("[main]\nallow = []\n", "allow is empty"),
+            ("[main]\nallow = [\"ssh\"]\n", "ssh"),
+            ("[main]\nfirewall = \"pf\"\n", "pf"),
+            ("[main]\nlog_prefix = \"\"\n", "log_prefix"),
+        ] {
+            let error = Config::parse(text.as_bytes()).unwrap_err();
+            assert!(error.contains(named), "{text:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! `knock-daemon`: follows the log, decides, asks the helper to open.
+//!
+//! ```text
+//! cli, config, setup   what root says                      start      from root to a process that may only watch
+//! source, line         the log, and one line of it         sandbox    what that process may still do
+//! door, policy, wrong  what a SYN means                    watch      the loop
+//! check                `--check`                           say        what is said, and how
+//! ```
+//!
+//! It may read files that it opened as root, and one log; it starts no programs and opens no sockets.
+
+mod check;
+mod cli;
+pub mod config;
+mod door;
+mod failure;
+pub mod line;
+#[cfg(feature = "misbehave")]
+mod misbehave;
+mod policy;
+mod sandbox;
+mod say;
+mod setup;
+pub mod source;
+mod start;
+mod watch;
+mod wrong;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::privileged;
+use cli::Args;
+use setup::Setup;
+
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Err(errno) = privileged::close_inherited() {
+        say::event(format_args!("cannot close inherited descriptors: {}", errno.desc()));
+        return ExitCode::FAILURE;
+    }
+    let run = if args.check { check::run } else { start::run };
+    match Setup::new(&args).and_then(|setup| run(&setup)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let code = failure.exit_code();
+            say::event(failure);
+            code.into()
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! May this profile have this port? Root's limits, narrowed by the profile's own list.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::layout;
+use crate::privileged::{Limits, Protocol, Refusal, Request, Service};
+
+/// What one profile may be granted.
+#[derive(Debug)]
+pub(super) struct Policy {
+    /// What a knock for 0 asks for.
+    pub(super) default_port: Option<u16>,
+    /// The profile's own list; None: whatever root's limits allow.
+    pub(super) allow: Option<Vec<Service>>,
+    /// How long a grant lasts, in seconds.
+    pub(super) seconds: u16,
+}
+
+impl Policy {
+    /// The grant that `asked` means for somebody at `address`, if they may have it.
+    ///
+    /// The limits are the helper's too. It takes a request outside them for a sign that this process has been taken
+    /// over, so none may ever be sent.
+    pub(super) fn decide(
+        &self,
+        limits: &Limits,
+        address: IpAddr,
+        asked: layout::Request,
+    ) -> Result<Request, Refused> {
+        let port = match asked.0 {
+            0 => self.default_port.ok_or(Refused::NoDefault)?,
+            port => port,
+        };
+        let request = Request { address, protocol: Protocol::Tcp, port, seconds: self.seconds };
+        if self
+            .allow
+            .as_ref()
+            .is_some_and(|allow| !allow.iter().any(|service| service.contains(Protocol::Tcp, port)))
+        {
+            return Err(Refused::ByProfile(port));
+        }
+        limits.check(&request).map_err(|refusal| Refused::ByLimits(port, refusal))?;
+        Ok(request)
+    }
+}
+
+/// Why a valid knock gets nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It asks for the profile's default, and there is none.
+    NoDefault,
+    /// The profile's `allow` does not have the port.
+    ByProfile(u16),
+    /// Root's limits refuse it.
+    ByLimits(u16, Refusal),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoDefault => f.write_str(
+                "it names no port and the profile has no default; set `port` in its config",
+            ),
+            Self::ByProfile(port) => write!(f, "tcp/{port} is not in the profile's `allow`"),
+            Self::ByLimits(port, refusal) => write!(f, "tcp/{port}: {refusal}"),
+        }
+    }
+}

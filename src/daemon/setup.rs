@@ -1,0 +1,188 @@
+//! Everything that the command line and root's config decide, and what is made of it at start.
+
+#![forbid(unsafe_code)]
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use nix::ifaddrs::getifaddrs;
+use nix::unistd::{User, geteuid};
+
+use super::cli::Args;
+use super::config::{Config, FirewallKind};
+use super::door::{Door, DoorError, Rules};
+use super::failure::Failure;
+use super::say;
+use super::source::{Choice, Opened};
+use crate::privileged::{Chain, Firewall, Ids, Limits, Table};
+use crate::profile::{self, ProfileFiles};
+
+const DEFAULT_USER: &str = "knockknock";
+const FALLBACK_USER: &str = "nobody";
+
+/// What the command line and the config say together.
+pub(super) struct Setup {
+    pub(super) config_dir: PathBuf,
+    pub(super) table: String,
+    pub(super) config: Config,
+    pub(super) verbose: bool,
+}
+
+impl Setup {
+    /// The command line goes before the config.
+    pub(super) fn new(args: &Args) -> Result<Self, Failure> {
+        if !geteuid().is_root() {
+            return Err(Failure::NotRoot);
+        }
+        let instance = args.instance.as_deref();
+        if let Some(name) = instance
+            && !is_instance_name(name)
+        {
+            return Err(Failure::BadInstance(name.to_owned()));
+        }
+        let default_dir = || {
+            instance.map_or("/etc/knockknock.d".into(), |name| {
+                format!("/etc/knockknock-{name}.d").into()
+            })
+        };
+        let config_dir = args.config_dir.clone().unwrap_or_else(default_dir);
+        let mut config = Config::load(&config_dir).map_err(Failure::Config)?;
+        if let Some(log) = &args.log {
+            config.log.clone_from(log);
+        }
+        config.firewall = args.firewall.unwrap_or(config.firewall);
+        config.user = args.user.clone().or(config.user);
+        let table = instance.map_or("knockknock".into(), |name| format!("knockknock-{name}"));
+        Ok(Self { config_dir, table, config, verbose: args.verbose })
+    }
+
+    /// Whom to run as.
+    pub(super) fn user(&self) -> Result<Ids, Failure> {
+        let find = |name: &str| {
+            User::from_name(name).map_err(|why| Failure::System("cannot look users up", why.into()))
+        };
+        let user = match &self.config.user {
+            Some(name) => find(name)?.ok_or_else(|| Failure::NoUser(name.clone()))?,
+            None => match find(DEFAULT_USER)? {
+                Some(user) => user,
+                None => find(FALLBACK_USER)?.ok_or_else(|| Failure::NoUser(DEFAULT_USER.into()))?,
+            },
+        };
+        if user.uid.is_root() {
+            return Err(Failure::RootUser(user.name));
+        }
+        Ok(Ids { uid: user.uid, gid: user.gid, groups: Vec::new() })
+    }
+
+    /// What anybody may be granted, by root's word alone.
+    pub(super) fn limits(&self) -> Result<Limits, Failure> {
+        let config = &self.config;
+        Ok(Limits {
+            allow: config
+                .allow
+                .as_ref()
+                .map(|services| services.iter().map(|text| text.0).collect()),
+            max_seconds: config.delay,
+            max_open: config.max_open,
+            max_open_per_source: config.max_open_per_source,
+            own_addresses: own_addresses()?,
+            ipv4: config.ipv4,
+            ipv6: config.ipv6,
+        })
+    }
+
+    /// The firewall, ready to be handed to the helper.
+    pub(super) fn firewall(&self) -> Result<Firewall, Failure> {
+        match self.config.firewall {
+            FirewallKind::Nftables => Table::create(&self.table, self.config.max_open)
+                .map(Firewall::Nftables)
+                .map_err(Failure::Nftables),
+            FirewallKind::Iptables => Chain::create(&self.table, self.config.ipv6)
+                .map(Firewall::Iptables)
+                .map_err(Failure::Iptables),
+        }
+    }
+
+    /// Makes the firewall's part and takes it away again, beside a daemon that may be running.
+    pub(super) fn trial_firewall(&self) -> Result<(), Failure> {
+        Self {
+            table: format!("{}-check", self.table),
+            config: self.config.clone(),
+            config_dir: PathBuf::new(),
+            ..*self
+        }
+        .firewall()
+        .map(drop)
+    }
+
+    /// The log, opened.
+    pub(super) fn source(&self) -> Result<Opened, Failure> {
+        let Ok(choice) = self.config.log.parse::<Choice>();
+        Opened::open(&choice).map_err(Failure::Log)
+    }
+
+    /// The profiles' files, opened and read. One that cannot be read is told of and left out: it must not lock the
+    /// others' owners out. Says how many those are.
+    pub(super) fn profiles(&self) -> Result<(Vec<ProfileFiles>, usize), Failure> {
+        let dir = self.config_dir.join("profiles");
+        let names = profile::names(&dir).map_err(|why| Failure::ConfigDir(dir.clone(), why))?;
+        let mut profiles = Vec::with_capacity(names.len());
+        let mut unreadable = 0;
+        for name in names {
+            match ProfileFiles::read(&dir.join(name)) {
+                Ok(files) => profiles.push(files),
+                Err(error) => {
+                    unreadable += 1;
+                    left_out(&DoorError::Profile(error));
+                }
+            }
+        }
+        Ok((profiles, unreadable))
+    }
+
+    /// The door with every profile that is sound, and how many were left out.
+    pub(super) fn door(
+        &self,
+        files: Vec<ProfileFiles>,
+        limits: Limits,
+    ) -> Result<(Door, usize), Failure> {
+        for files in files.iter().filter(|files| files.readable_by_others()) {
+            say::event(format_args!(
+                "{0:?}: others may read the keys; run: chmod -R go-rwx {0:?}",
+                files.dir()
+            ));
+        }
+        let rules = Rules { seconds: self.config.delay, error_window: self.config.error_window };
+        let (door, broken) = Door::new(files, limits, rules);
+        for error in &broken {
+            left_out(error);
+        }
+        if door.is_empty() {
+            return Err(Failure::NoProfiles(self.config_dir.join("profiles")));
+        }
+        Ok((door, broken.len()))
+    }
+}
+
+fn left_out(error: &DoorError) {
+    say::event(format_args!("a profile is left out: {error}"));
+}
+
+/// The name becomes part of a chain's name, which iptables limits to 28 characters.
+fn is_instance_name(name: &str) -> bool {
+    (1..=12).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+}
+
+/// The addresses that this host has now. None of them ever needs to knock here.
+fn own_addresses() -> Result<Vec<IpAddr>, Failure> {
+    let interfaces = getifaddrs()
+        .map_err(|why| Failure::System("cannot list this host's addresses", why.into()))?;
+    Ok(interfaces
+        .filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        })
+        .collect())
+}

@@ -1,0 +1,273 @@
+//! A log file that is followed by its path, whatever becomes of the file behind it.
+//!
+//! Owns which files are read and in which order: the one at the path now, and before it those that were at the path
+//! earlier, because a writer goes on writing to a file that was renamed or deleted until it opens the path again.
+//! A file that came to the path and left it again before anybody could look is never read: a rotation takes longer.
+//! Opens files only through [`open_log`], which is what the sandbox lets it do.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Group};
+
+use super::copies::unread_rest;
+use super::ports::{PortSet, wanted_lines};
+use super::tail::{self, Identity, LONGEST_LINE, Step, Tail};
+use super::trail::Trail;
+use super::watch::{CHANGED, NotWatched, WATCHED, Watch};
+use super::{Report, SourceError};
+
+/// Files that are read at once: the one at the path and some that were there before it.
+const MOST_FILES: usize = 5;
+
+/// Pieces of [`LONGEST_LINE`] bytes in one call: 1 MiB, about a millisecond.
+const PIECES_A_READ: usize = 16;
+
+/// Opens a log for reading, without ever waiting: the one open that is needed after the start.
+///
+/// `root` is a descriptor of `/` and `path` absolute. The flags are always the same, so that a system call filter can
+/// ask for exactly this call.
+pub fn open_log(root: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let inside = path.strip_prefix("/").unwrap_or(path);
+    Ok(File::from(openat(root, inside, flags, Mode::empty())?))
+}
+
+/// A regular file and which one it is; `None` for anything else.
+pub(super) fn regular(file: File) -> io::Result<Option<(File, Identity)>> {
+    let metadata = file.metadata()?;
+    Ok(metadata.is_file().then(|| (file, (metadata.dev(), metadata.ino()))))
+}
+
+/// A log file opened at its end, or missing still; not watched yet.
+#[derive(Debug)]
+pub struct OpenedFile {
+    path: PathBuf,
+    root: OwnedFd,
+    first: Option<Tail>,
+    group: Option<Gid>,
+    group_name: Option<String>,
+}
+
+impl OpenedFile {
+    /// Opens the file at its end. One that does not exist (yet) is no error.
+    pub fn open(path: &Path) -> Result<Self, SourceError> {
+        let cannot = |error| SourceError::Open(path.to_owned(), error);
+        let path = std::path::absolute(path).map_err(cannot)?;
+        let cannot = |error| SourceError::Open(path.clone(), error);
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root =
+            nix::fcntl::open("/", flags, Mode::empty()).map_err(|error| cannot(error.into()))?;
+        let (mut first, mut group) = (None, None);
+        match open_log(root.as_fd(), &path) {
+            Ok(file) => {
+                group = Some(Gid::from_raw(file.metadata().map_err(cannot)?.gid()));
+                let file = regular(file).map_err(cannot)?;
+                let (file, identity) = file.ok_or_else(|| SourceError::NotAFile(path.clone()))?;
+                first = Some(Tail::from_end(file, identity).map_err(cannot)?);
+            }
+            Err(error) if is_missing(&error) => {}
+            Err(error) => return Err(cannot(error)),
+        }
+        // By name, for a report: it can be looked up now, and perhaps not later.
+        let found = group.and_then(|group| Group::from_gid(group).ok().flatten());
+        let group_name = found.map(|group| group.name);
+        Ok(Self { path, root, first, group, group_name })
+    }
+
+    /// The absolute path, links not resolved.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The group that may read the log, if it exists: the unprivileged side needs it when the log is rotated.
+    #[must_use]
+    pub fn group(&self) -> Option<Gid> {
+        self.group
+    }
+
+    /// Starts to watch.
+    pub fn watch(self) -> Result<FileLog, SourceError> {
+        let watch = Watch::start(&self.path)
+            .map_err(|error| SourceError::Watch(self.path.clone(), error))?;
+        Ok(FileLog {
+            path: self.path,
+            root: self.root,
+            group_name: self.group_name,
+            trouble: None,
+            watch,
+            files: self.first.into_iter().collect(),
+            buffer: tail::buffer(),
+        })
+    }
+}
+
+/// A log file that is followed.
+#[derive(Debug)]
+pub struct FileLog {
+    path: PathBuf,
+    root: OwnedFd,
+    group_name: Option<String>,
+    watch: Watch,
+    /// What was last reported to be at the path in place of a file that can be read.
+    trouble: Option<Report>,
+    /// Oldest first. The last one is at the path, or was the last to be there.
+    files: VecDeque<Tail>,
+    buffer: Vec<u8>,
+}
+
+impl FileLog {
+    /// The absolute path, links not resolved.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The descriptor of `/` that later opens are relative to.
+    #[must_use]
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Reads what there is, oldest file first, at most 1 MiB. See [`super::Source::read`].
+    pub fn read(
+        &mut self,
+        wanted: &PortSet,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> Result<Vec<Report>, SourceError> {
+        let mut reports = Vec::new();
+        let done = self.look_around(&mut reports).and_then(|()| {
+            self.read_files(&mut |lines| wanted_lines(lines, wanted, each), &mut reports)
+        });
+        done.map_err(|error| SourceError::Watch(self.path.clone(), error.to_string()))?;
+        Ok(reports)
+    }
+
+    /// Reads a bounded number of pieces. An error is the watch's; what cannot be read is reported and left.
+    fn read_files(
+        &mut self,
+        chunk: &mut dyn FnMut(&[u8]),
+        reports: &mut Vec<Report>,
+    ) -> io::Result<()> {
+        // The writer has left the older files for good when it has begun the newest. That is asked before they are
+        // read to their ends, so that no line of the newest overtakes one of theirs.
+        let moved_on = self.files.back().is_some_and(Tail::has_begun);
+        let mut at = 0;
+        for _ in 0..PIECES_A_READ {
+            let newest = at + 1 >= self.files.len();
+            let Some(tail) = self.files.get_mut(at).filter(|_| moved_on || !newest) else {
+                return Ok(());
+            };
+            match tail.step(&mut self.buffer, chunk) {
+                Ok(Step::More) => {}
+                Ok(Step::TooLong) => {
+                    reports.push(Report::LineTooLong(self.path.clone(), LONGEST_LINE));
+                }
+                Ok(Step::Truncated) => self.truncated(at, reports),
+                Ok(Step::End) if !newest && (tail.is_copy || moved_on && tail.is_deleted()) => {
+                    self.forget(at)?;
+                }
+                Ok(Step::End) => at += 1,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut tail.failing, true) {
+                        reports.push(Report::Unreadable(self.path.clone(), error.to_string()));
+                    }
+                    at += 1;
+                }
+            }
+        }
+        self.watch.again();
+        Ok(())
+    }
+
+    /// Answers the bell: where something came, went or moved, has the way watched afresh and looks what is at its end.
+    fn look_around(&mut self, reports: &mut Vec<Report>) -> io::Result<()> {
+        let news = self.watch.answer()?;
+        if news & CHANGED != 0 {
+            let files = self.files.iter().filter(|tail| !tail.is_copy);
+            self.watch.refresh(files.map(Tail::raw_fd))?;
+        }
+        if news & (CHANGED | WATCHED) != 0 {
+            reports.extend(self.look()?);
+        }
+        let not_watched = self.watch.not_watched().into_iter();
+        reports.extend(not_watched.map(|NotWatched(path, error)| Report::NotWatched(path, error)));
+        Ok(())
+    }
+
+    /// Opens the path and puts what is there at the end of the list. Reports what is new.
+    fn look(&mut self) -> io::Result<Option<Report>> {
+        let path = self.path.clone();
+        let trouble = match open_log(self.root.as_fd(), &path).and_then(regular) {
+            Ok(Some((file, identity))) => return self.found(file, identity),
+            Ok(None) => Report::NotAFile(path),
+            Err(error) if is_missing(&error) => Report::Missing(path),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                Report::NoAccess(path, self.group_name.clone())
+            }
+            Err(error) => Report::Unreadable(path, error.to_string()),
+        };
+        let known = self.trouble.replace(trouble.clone());
+        Ok((known.as_ref() != Some(&trouble)).then_some(trouble))
+    }
+
+    fn found(&mut self, file: File, identity: Identity) -> io::Result<Option<Report>> {
+        let was_away = self.trouble.take().is_some();
+        let known = self.files.iter().position(|tail| !tail.is_copy && tail.identity() == identity);
+        let Some(tail) = known.and_then(|at| self.files.remove(at)) else {
+            let tail = Tail::from_beginning(file, identity);
+            self.watch.open(tail.raw_fd())?;
+            self.files.push_back(tail);
+            if self.files.len() > MOST_FILES {
+                self.forget(0)?;
+            }
+            return Ok(Some(Report::NewFile(self.path.clone())));
+        };
+        let was_older = known != Some(self.files.len());
+        self.files.push_back(tail);
+        Ok((was_away || was_older).then(|| Report::Back(self.path.clone())))
+    }
+
+    /// The file at this place of the list was cut: what had not been read may stand in a copy made just before.
+    fn truncated(&mut self, at: usize, reports: &mut Vec<Report>) {
+        let followed: Vec<Identity> = self.files.iter().map(Tail::identity).collect();
+        let Some(tail) = self.files.get_mut(at) else { return };
+        let rest = unread_rest(self.root.as_fd(), &Trail::of(&self.path).file, tail, &followed);
+        reports.push(Report::Truncated { path: self.path.clone(), from_copy: rest.is_some() });
+        if let Err(error) = tail.restart() {
+            reports.push(Report::Unreadable(self.path.clone(), error.to_string()));
+        }
+        if let Some(rest) = rest {
+            self.files.insert(at, rest);
+        }
+    }
+
+    /// Stops reading a file.
+    fn forget(&mut self, at: usize) -> io::Result<()> {
+        match self.files.remove(at).filter(|tail| !tail.is_copy) {
+            Some(tail) => self.watch.close(tail.into_file()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl AsFd for FileLog {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.watch.as_fd()
+    }
+}
+
+/// No such file, or a directory on the way that is none (now).
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}

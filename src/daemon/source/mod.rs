@@ -1,0 +1,153 @@
+//! Where log lines come from: a file that rsyslog writes, or the kernel's own `/dev/kmsg`.
+//!
+//! Owns the choice between the two and what both have in common: a descriptor to wait for, and one bounded piece of
+//! reading at a time. Knows lines only as bytes ending in a newline; what a line says is [`crate::daemon::line`]'s.
+//! Never waits, never polls, sets no timer.
+
+#![forbid(unsafe_code)]
+
+mod copies;
+mod error;
+mod file;
+mod kmsg;
+mod ports;
+mod tail;
+mod trail;
+mod watch;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+pub use error::{Report, SourceError};
+pub use file::{FileLog, OpenedFile, open_log};
+pub use kmsg::Kmsg;
+pub use ports::{PortSet, wanted_lines};
+
+use crate::daemon::line::Framing;
+
+/// The log file of rsyslog's own configuration on Debian and its relatives.
+pub const DEFAULT_FILE: &str = "/var/log/kern.log";
+
+/// Which log to follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// [`DEFAULT_FILE`] if it is there, else `/dev/kmsg`.
+    Auto,
+    /// `/dev/kmsg`.
+    Kmsg,
+    /// This file, whether it exists yet or not.
+    File(PathBuf),
+}
+
+impl FromStr for Choice {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "auto" => Self::Auto,
+            "kmsg" => Self::Kmsg,
+            path => Self::File(path.into()),
+        })
+    }
+}
+
+/// A log source that has been opened at its end, with whatever privilege that took, and is not watched yet.
+#[derive(Debug)]
+pub enum Opened {
+    /// A log file, which may be missing still.
+    File(OpenedFile),
+    /// The kernel's own log.
+    Kmsg(Kmsg),
+}
+
+impl Opened {
+    /// Opens the log at its end: what is logged from here on is read, nothing before.
+    pub fn open(choice: &Choice) -> Result<Self, SourceError> {
+        match choice {
+            Choice::Auto if Path::new(DEFAULT_FILE).exists() => {
+                OpenedFile::open(Path::new(DEFAULT_FILE)).map(Self::File)
+            }
+            Choice::Auto | Choice::Kmsg => Kmsg::open().map(Self::Kmsg),
+            Choice::File(path) => OpenedFile::open(path).map(Self::File),
+        }
+    }
+
+    /// Starts to watch. For a file this starts notify's thread, which inherits the calling thread's confinement:
+    /// call it after privileges are dropped, so that what the unprivileged side may not watch is reported now and not
+    /// at the first rotation, and before a filter that forbids new threads.
+    pub fn watch(self) -> Result<Source, SourceError> {
+        match self {
+            Self::File(file) => file.watch().map(Source::File),
+            Self::Kmsg(kmsg) => Ok(Source::Kmsg(kmsg)),
+        }
+    }
+}
+
+/// A log source that is followed.
+#[derive(Debug)]
+pub enum Source {
+    /// A log file.
+    File(FileLog),
+    /// The kernel's own log.
+    Kmsg(Kmsg),
+}
+
+impl Source {
+    /// The descriptor to wait for: readable (or in error) when there is something for [`Source::read`].
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::File(file) => file.as_fd(),
+            Self::Kmsg(kmsg) => kmsg.as_fd(),
+        }
+    }
+
+    /// How the lines of this source are to be parsed.
+    #[must_use]
+    pub fn framing(&self) -> Framing {
+        match self {
+            Self::File(_) => Framing::Syslog,
+            Self::Kmsg(_) => Framing::Kmsg,
+        }
+    }
+
+    /// Reads one bounded piece and hands `each` the whole lines (or records) whose first ` DPT=` is a wanted port.
+    ///
+    /// When more is left than one piece, [`Source::fd`] stays readable. The reports are what an admin should know.
+    pub fn read(
+        &mut self,
+        wanted: &PortSet,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> Result<Vec<Report>, SourceError> {
+        match self {
+            Self::File(file) => file.read(wanted, each),
+            Self::Kmsg(kmsg) => kmsg.read(wanted, each),
+        }
+    }
+}
+
+impl fmt::Display for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file) => write_path(f, file.path()),
+            Self::Kmsg(_) => f.write_str(kmsg::DEVICE),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file) => write_path(f, file.path()),
+            Self::Kmsg(_) => f.write_str(kmsg::DEVICE),
+        }
+    }
+}
+
+/// A path as it may be shown to a person: whatever it holds, escaped.
+fn write_path(f: &mut fmt::Formatter<'_>, path: &Path) -> fmt::Result {
+    write!(f, "{}", path.as_os_str().as_encoded_bytes().escape_ascii())
+}

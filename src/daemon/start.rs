@@ -1,0 +1,137 @@
+//! From root's command line to a process that may do nothing but watch. [`run`] is the story, in order.
+
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{Gid, Pid};
+
+use super::door::Door;
+use super::failure::Failure;
+use super::sandbox;
+use super::say;
+use super::setup::Setup;
+use super::source::{Opened, Source};
+use super::watch::Watch;
+use crate::privileged::{self, Ids, Limits};
+
+/// Starts the daemon, and returns when it has ended as it was told to.
+pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
+    let _lock = lock(setup)?;
+    let user = setup.user()?;
+    let limits = setup.limits()?;
+
+    // The helper comes first: it must never have had a profile, a key or a log in its memory.
+    let firewall = setup.firewall()?;
+    let helper = privileged::split(firewall, &limits, &user).map_err(Failure::NoHelper)?;
+
+    match prepare(setup, &user, limits, helper.pid()) {
+        Ok(Prepared { source, door, signals }) => {
+            say::event(format_args!("watching {source}"));
+            say::ready();
+            let log_prefix = setup.config.log_prefix.clone();
+            let verbose = setup.verbose;
+            let told_of_no_sequence = false;
+            Watch { source, door, helper, signals, log_prefix, verbose, told_of_no_sequence }.run()
+        }
+        Err(failure) => {
+            // Whoever looks after we have ended finds nothing of ours.
+            let _ = helper.end();
+            Err(failure)
+        }
+    }
+}
+
+/// What the loop needs, in a process that may do nothing else.
+struct Prepared {
+    source: Source,
+    door: Door,
+    signals: SignalFd,
+}
+
+fn prepare(setup: &Setup, user: &Ids, limits: Limits, helper: Pid) -> Result<Prepared, Failure> {
+    // Root opens, and looks at nothing.
+    raise_file_limit()?;
+    let source = setup.source()?;
+    let (files, _) = setup.profiles()?;
+    let signals = take_signals().map_err(|why| Failure::System("cannot take over signals", why))?;
+    let readable = directories(&source);
+    privileged::drop_to(&with_group_of(&source, user), &[]).map_err(Failure::Drop)?;
+
+    // From here on nothing is root's. The files are restricted before the log is watched, because that starts
+    // threads; the system calls after, because the filter is for all of them.
+    let (door, _) = setup.door(files, limits)?;
+    if !sandbox::restrict_files(&readable).map_err(Failure::Sandbox)? {
+        say::event(
+            "this kernel has no Landlock: a daemon that was taken over could read what its user may read",
+        );
+    }
+    let source = source.watch().map_err(Failure::Log)?;
+    sandbox::forbid_syscalls(root(&source), helper).map_err(Failure::Sandbox)?;
+    Ok(Prepared { source, door, signals })
+}
+
+/// The group that may read the log file, beside the user's own, where that takes a group: the file is opened again when
+/// it was rotated. Root's group is nobody's to have.
+fn with_group_of(source: &Opened, user: &Ids) -> Ids {
+    let group = match source {
+        Opened::File(file) => file.path().metadata().ok().and_then(|log| {
+            let by_group_alone = log.mode() & 0o044 == 0o040;
+            (by_group_alone && log.gid() != 0).then(|| Gid::from_raw(log.gid()))
+        }),
+        Opened::Kmsg(_) => None,
+    };
+    Ids { groups: group.into_iter().collect(), ..*user }
+}
+
+/// Where the log is opened again after it was rotated: below the directory above its own, so that its own may be
+/// replaced, and likewise where a link leads to.
+fn directories(source: &Opened) -> Vec<PathBuf> {
+    let Opened::File(file) = source else { return Vec::new() };
+    let above = |path: &Path| {
+        let dir = path.parent()?;
+        Some(dir.parent().filter(|above| above.parent().is_some()).unwrap_or(dir).to_owned())
+    };
+    let target = file.path().canonicalize().ok();
+    [above(file.path()), target.as_deref().and_then(above)].into_iter().flatten().collect()
+}
+
+/// The directory that opening the log again is relative to.
+fn root(source: &Source) -> Option<BorrowedFd<'_>> {
+    match source {
+        Source::File(file) => Some(file.root()),
+        Source::Kmsg(_) => None,
+    }
+}
+
+/// Two daemons on one config directory would hand out the same counters.
+fn lock(setup: &Setup) -> Result<File, Failure> {
+    let dir = &setup.config_dir;
+    let lock = File::open(dir).map_err(|why| Failure::ConfigDir(dir.clone(), why))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Failure::Locked(dir.clone())),
+        Err(std::fs::TryLockError::Error(why)) => Err(Failure::ConfigDir(dir.clone(), why)),
+    }
+}
+
+/// Each profile keeps its counter open.
+fn raise_file_limit() -> Result<(), Failure> {
+    getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))
+        .map_err(|why| Failure::System("cannot raise the limit of open files", why.into()))
+}
+
+/// Stopping is an event like any other: nothing is interrupted half-way.
+fn take_signals() -> io::Result<SignalFd> {
+    let stop: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+    stop.thread_block()?;
+    Ok(SignalFd::with_flags(&stop, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}

@@ -1,0 +1,127 @@
+//! The loop: log lines in, grants out, until somebody says stop or the helper is gone. Without events it sleeps, and
+//! no timer runs unless there are wrong knocks to tell of.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signalfd::SignalFd;
+
+use super::door::{Door, Outcome, Told};
+use super::failure::Failure;
+use super::line::{self, NotASyn};
+use super::say;
+use super::source::{PortSet, Source};
+use crate::privileged::Helper;
+use crate::syn::LoggedSyn;
+
+/// What the loop works with.
+pub(super) struct Watch {
+    pub(super) source: Source,
+    pub(super) door: Door,
+    pub(super) helper: Helper,
+    pub(super) signals: SignalFd,
+    pub(super) log_prefix: String,
+    pub(super) verbose: bool,
+    /// It was said that the firewall's log rule leaves out what a knock is in.
+    pub(super) told_of_no_sequence: bool,
+}
+
+impl Watch {
+    /// Watches until a signal says stop. The helper's end, and a log that cannot be read any more, are failures.
+    pub(super) fn run(mut self) -> Result<(), Failure> {
+        let knock_ports: PortSet = self.door.knock_ports().collect();
+        loop {
+            let woken = self.wait()?;
+            if woken.told_to_stop {
+                say::event("told to stop; closing what is open");
+                let _ = self.helper.end();
+                return Ok(());
+            }
+            if woken.helper_gone {
+                return Err(Failure::HelperGone(self.helper.end()));
+            }
+            if woken.log {
+                self = self.read(&knock_ports)?;
+            }
+            for (port, tally) in self.door.due(Instant::now()) {
+                say::event(format_args!("profile {:?}: {tally}", self.door.profile_name(port)));
+            }
+        }
+    }
+
+    fn wait(&self) -> Result<Woken, Failure> {
+        let mut polled = [
+            PollFd::new(self.source.fd(), PollFlags::POLLIN),
+            PollFd::new(self.helper.fd(), PollFlags::POLLIN),
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut polled, self.timeout()) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(why) => return Err(Failure::System("cannot wait for events", why.into())),
+        }
+        let [log, helper, signal] = polled.map(|fd| fd.any().unwrap_or(false));
+        // The helper speaks only when it is asked, so anything on its pipe now is its end.
+        Ok(Woken { log, helper_gone: helper, told_to_stop: signal })
+    }
+
+    /// Until the next line about wrong knocks is due; for ever where none is pending.
+    fn timeout(&self) -> PollTimeout {
+        let Some(due) = self.door.next_due() else { return PollTimeout::NONE };
+        // Up to the next millisecond, or the loop would spin through the last fraction of one.
+        let wait = due.saturating_duration_since(Instant::now()).as_millis() + 1;
+        u16::try_from(wait).map_or(PollTimeout::MAX, PollTimeout::from)
+    }
+
+    /// Reads what there is, up to a bound, so that a flood does not keep a signal waiting; what is left wakes the loop
+    /// again.
+    fn read(mut self, knock_ports: &PortSet) -> Result<Self, Failure> {
+        let Self { source, door, helper, log_prefix, verbose, told_of_no_sequence, .. } = &mut self;
+        let framing = source.framing();
+        let mut gone = None;
+        let reports = source.read(knock_ports, &mut |bytes| {
+            if gone.is_some() {
+                return;
+            }
+            let syn = match line::parse(bytes.trim_ascii_end(), framing, log_prefix.as_bytes()) {
+                Ok(syn) => syn,
+                // Nobody's knock would ever be heard, and the admin could not know why.
+                Err(why @ NotASyn::NoSequence) if !std::mem::replace(told_of_no_sequence, true) => {
+                    return say::event(why);
+                }
+                Err(why) => return say::detail(*verbose, format_args!("not a knock: {why}")),
+            };
+            match door.knock(&syn, helper, Instant::now()) {
+                Ok(outcome) => say_outcome(*verbose, door, &syn, &outcome),
+                Err(error) => gone = Some(error),
+            }
+        });
+        for report in reports.map_err(Failure::Log)? {
+            say::event(report);
+        }
+        if let Some(error) = gone {
+            say::event(error);
+            return Err(Failure::HelperGone(self.helper.end()));
+        }
+        Ok(self)
+    }
+}
+
+fn say_outcome(verbose: bool, door: &Door, syn: &LoggedSyn<'_>, outcome: &Outcome) {
+    let told =
+        Told { profile: door.profile_name(syn.destination_port), source: syn.source, outcome };
+    match outcome {
+        Outcome::NoProfile | Outcome::Wrong(None) => say::detail(verbose, told),
+        _ => say::event(told),
+    }
+}
+
+/// Why the loop went on.
+struct Woken {
+    log: bool,
+    helper_gone: bool,
+    told_to_stop: bool,
+}

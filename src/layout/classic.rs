@@ -1,0 +1,217 @@
+//! The classic layout: the protocol of knockknock 0.8, byte for byte (`docs/protocol.md`, "classic").
+//!
+//! ```text
+//! plaintext  (12 bytes) = request (2) || HMAC-SHA1(mac.key, request)[0..10]
+//! keystream  (16 bytes) = AES-128-encrypt(cipher.key, 0^12 || counter)
+//! ciphertext (12 bytes) = plaintext XOR keystream[0..12]  ->  ID (2) SEQ (4) ACK (4) WINDOW (2)
+//! ```
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use aes::Aes128;
+use aes::cipher::{KeyIvInit, StreamCipher};
+use ctr::Ctr32BE;
+use hmac::{Hmac, KeyInit, Mac};
+use sha1::Sha1;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::Request;
+use crate::syn::SynFields;
+
+/// Length of `cipher.key` and of `mac.key`, in bytes.
+pub const KEY_LEN: usize = 16;
+
+/// A counter with this value is spent: it is never used, nothing can follow it.
+pub const SPENT: u32 = u32::MAX;
+
+const REQUEST_LEN: usize = 2;
+/// Of the 20 bytes of HMAC-SHA1.
+const MAC_LEN: usize = 10;
+const KNOCK_LEN: usize = REQUEST_LEN + MAC_LEN;
+
+/// The two keys of a profile. Wiped from memory when dropped; `Debug` shows no byte of them.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Keys {
+    cipher: [u8; KEY_LEN],
+    mac: [u8; KEY_LEN],
+}
+
+impl Keys {
+    /// Keys from the bytes of `cipher.key` and `mac.key`.
+    #[must_use]
+    pub fn new(cipher: [u8; KEY_LEN], mac: [u8; KEY_LEN]) -> Self {
+        Self { cipher, mac }
+    }
+
+    /// The bytes of `cipher.key` and of `mac.key`, for the one who writes them to disk.
+    #[must_use]
+    pub fn bytes(&self) -> (&[u8; KEY_LEN], &[u8; KEY_LEN]) {
+        (&self.cipher, &self.mac)
+    }
+
+    fn hmac(&self, request: [u8; REQUEST_LEN]) -> Hmac<Sha1> {
+        #[expect(clippy::expect_used, reason = "HMAC takes keys of any length (RFC 2104)")]
+        let mut mac =
+            <Hmac<Sha1> as KeyInit>::new_from_slice(&self.mac).expect("a key of 16 bytes");
+        mac.update(&request);
+        mac
+    }
+
+    /// One CTR block: the counter is the block's last four bytes, big-endian.
+    fn apply_keystream(&self, counter: u32, bytes: &mut [u8; KNOCK_LEN]) {
+        let mut block = [0; 16];
+        block[12..].copy_from_slice(&counter.to_be_bytes());
+        Ctr32BE::<Aes128>::new(&self.cipher.into(), &block.into()).apply_keystream(bytes);
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keys(..)")
+    }
+}
+
+/// Why [`seal`] made no knock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SealError {
+    /// The counter is [`SPENT`]: this profile can send no more knocks.
+    Spent,
+    /// This counter would give an ID of 0, which Linux replaces on a raw socket. Spend it and use the next.
+    ZeroId,
+}
+
+/// Why [`open`] found no request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// No counter of the window gives a valid MAC: a forgery, a replay, or a counter too far ahead.
+    NoMatch,
+    /// The server's counter is [`SPENT`]: this profile accepts no more knocks.
+    Spent,
+}
+
+/// The knock that asks for `request` with `counter`.
+///
+/// Deterministic: the caller makes `counter + 1` durable first and never calls twice with one counter.
+pub fn seal(keys: &Keys, request: Request, counter: u32) -> Result<SynFields, SealError> {
+    if counter == SPENT {
+        return Err(SealError::Spent);
+    }
+    let request = request.0.to_be_bytes();
+    // Of the MAC goes in what has room.
+    let mut knock = [0; KNOCK_LEN];
+    let mac = keys.hmac(request).finalize().into_bytes();
+    for (place, byte) in knock.iter_mut().zip(request.into_iter().chain(mac)) {
+        *place = byte;
+    }
+    keys.apply_keystream(counter, &mut knock);
+
+    let fields = from_bytes(knock);
+    if fields.id == 0 { Err(SealError::ZeroId) } else { Ok(fields) }
+}
+
+/// The request in `fields` and the counter that it was sealed with, which is one of
+/// `counter .. counter + window`. The caller makes the found counter + 1 durable before it acts.
+///
+/// The MAC is compared in constant time. Fields from the network never panic.
+pub fn open(
+    keys: &Keys,
+    counter: u32,
+    window: u32,
+    fields: &SynFields,
+) -> Result<(Request, u32), OpenError> {
+    if counter == SPENT {
+        return Err(OpenError::Spent);
+    }
+    let ciphertext = to_bytes(fields);
+    // The range's end is excluded, so `SPENT` itself is never tried.
+    for candidate in counter..counter.saturating_add(window) {
+        let mut knock = ciphertext;
+        keys.apply_keystream(candidate, &mut knock);
+        let [high, low, tag @ ..] = knock;
+        let request = [high, low];
+        if keys.hmac(request).verify_truncated_left(&tag).is_ok() {
+            return Ok((Request(u16::from_be_bytes(request)), candidate));
+        }
+    }
+    Err(OpenError::NoMatch)
+}
+
+fn from_bytes([i0, i1, s0, s1, s2, s3, a0, a1, a2, a3, w0, w1]: [u8; KNOCK_LEN]) -> SynFields {
+    SynFields {
+        id: u16::from_be_bytes([i0, i1]),
+        seq: u32::from_be_bytes([s0, s1, s2, s3]),
+        ack: u32::from_be_bytes([a0, a1, a2, a3]),
+        window: u16::from_be_bytes([w0, w1]),
+    }
+}
+
+fn to_bytes(fields: &SynFields) -> [u8; KNOCK_LEN] {
+    let mut bytes = [0; KNOCK_LEN];
+    bytes[0..2].copy_from_slice(&fields.id.to_be_bytes());
+    bytes[2..6].copy_from_slice(&fields.seq.to_be_bytes());
+    bytes[6..10].copy_from_slice(&fields.ack.to_be_bytes());
+    bytes[10..12].copy_from_slice(&fields.window.to_be_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys() -> Keys {
+        Keys::new([7; KEY_LEN], [9; KEY_LEN])
+    }
+
+    #[test]
+    fn what_was_sealed_opens_with_its_counter_anywhere_in_the_window() {
+        for ahead in 0..20 {
+            let fields = seal(&keys(), Request(22), 100 + ahead).unwrap();
+            assert_eq!(open(&keys(), 100, 20, &fields), Ok((Request(22), 100 + ahead)));
+        }
+    }
+
+    #[test]
+    fn a_counter_behind_or_beyond_the_window_does_not_open() {
+        let behind = seal(&keys(), Request(22), 99).unwrap();
+        let beyond = seal(&keys(), Request(22), 120).unwrap();
+        assert_eq!(open(&keys(), 100, 20, &behind), Err(OpenError::NoMatch));
+        assert_eq!(open(&keys(), 100, 20, &beyond), Err(OpenError::NoMatch));
+    }
+
+    #[test]
+    fn every_single_flipped_bit_is_refused() {
+        let good = seal(&keys(), Request(22), 5).unwrap();
+        for bit in 0..KNOCK_LEN * 8 {
+            let mut bytes = to_bytes(&good);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(
+                open(&keys(), 5, 1, &from_bytes(bytes)),
+                Err(OpenError::NoMatch),
+                "bit {bit}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_last_counter_is_the_one_before_spent() {
+        let last = seal(&keys(), Request(22), SPENT - 1).unwrap();
+        assert_eq!(open(&keys(), SPENT - 1, 20, &last), Ok((Request(22), SPENT - 1)));
+        assert_eq!(seal(&keys(), Request(22), SPENT), Err(SealError::Spent));
+        assert_eq!(open(&keys(), SPENT, 20, &last), Err(OpenError::Spent));
+    }
+
+    #[test]
+    fn a_counter_that_would_give_a_zero_id_is_reported_as_such() {
+        let zero =
+            (0..1_000_000).find(|&n| seal(&keys(), Request(22), n) == Err(SealError::ZeroId));
+        let zero = zero.expect("one counter in 65,536 gives a zero ID");
+        assert!(seal(&keys(), Request(22), zero + 1).is_ok());
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        assert_eq!(format!("{:?}", keys()), "Keys(..)");
+    }
+}

@@ -1,0 +1,25 @@
+//! knockknock: a port opens for one connection to whoever sends one unremarkable SYN that only they could have made.
+//!
+//! The modules, in the order in which a knock walks through them on the server:
+//!
+//! ```text
+//! daemon::source   a log source: a file or /dev/kmsg        -> lines
+//! daemon::line     one kernel log line                      -> syn::LoggedSyn
+//! layout::classic  the SYN's fields and a profile's keys    -> request and counter
+//! counter          the counter is durable before anything happens
+//! daemon::policy   may this profile have this port?
+//! privileged       a fixed-size message through a pipe      -> the firewall, for some seconds
+//! ```
+//!
+//! The client walks the same modules the other way: profile, counter, layout, SYN, wire ([`client`]).
+//!
+//! Who may use what is written in `docs/architecture.md` and held by `tests/tree.rs`.
+
+pub mod client;
+pub mod counter;
+pub mod daemon;
+pub mod genprofile;
+pub mod layout;
+pub mod privileged;
+pub mod profile;
+pub mod syn;

@@ -1,0 +1,152 @@
+//! Giving privileges up, and proving that they are gone. Owns the order of the steps; opens nothing, reads no file.
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::sys::prctl;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{
+    Gid, Uid, getgroups, getresgid, getresuid, setegid, seteuid, setgid, setgroups, setresgid,
+    setresuid, setuid,
+};
+
+/// Whom to become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ids {
+    /// The user.
+    pub uid: Uid,
+    /// The group.
+    pub gid: Gid,
+    /// The supplementary groups, all others are given up.
+    pub groups: Vec<Gid>,
+}
+
+/// Why privileges could not be given up, or were still there afterwards. Whoever gets this must end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DropError {
+    /// This step failed, for this reason.
+    Failed(&'static str, String),
+    /// Everything went well and yet this was still possible, or still so.
+    NotDropped(&'static str),
+}
+
+/// Becomes `ids` for good, with exactly the capabilities `keep` and no way to any other: empty bounding set, no new
+/// privileges, not dumpable, umask 077. Then tries to get the rest back, which has to fail.
+///
+/// Needs root. Call it while the process has one thread: capabilities belong to threads.
+pub fn drop_to(ids: &Ids, keep: &[Capability]) -> Result<(), DropError> {
+    drop_bounded(ids, keep, &[])
+}
+
+/// As [`drop_to`], but programs that this process starts may have the capabilities `bounding`.
+pub(super) fn drop_bounded(
+    ids: &Ids,
+    keep: &[Capability],
+    bounding: &[Capability],
+) -> Result<(), DropError> {
+    let sets = Sets {
+        keep: keep.iter().copied().collect(),
+        bounding: bounding.iter().copied().collect(),
+        none: CapsHashSet::new(),
+    };
+    give_up(ids, &sets)?;
+    prove(ids, &sets)
+}
+
+struct Sets {
+    keep: CapsHashSet,
+    bounding: CapsHashSet,
+    none: CapsHashSet,
+}
+
+fn give_up(ids: &Ids, sets: &Sets) -> Result<(), DropError> {
+    step("prctl(PR_SET_KEEPCAPS)", prctl::set_keepcaps(true))?;
+    for capability in step("read the bounding set", caps::read(None, CapSet::Bounding))?
+        .difference(&sets.bounding)
+    {
+        step("empty the bounding set", caps::drop(None, CapSet::Bounding, *capability))?;
+    }
+    step("setgroups", setgroups(&ids.groups))?;
+    step("setresgid", setresgid(ids.gid, ids.gid, ids.gid))?;
+    step("setresuid", setresuid(ids.uid, ids.uid, ids.uid))?;
+    step("set the effective capabilities", caps::set(None, CapSet::Effective, &sets.keep))?;
+    step("empty the inheritable capabilities", caps::set(None, CapSet::Inheritable, &sets.none))?;
+    step("set the permitted capabilities", caps::set(None, CapSet::Permitted, &sets.keep))?;
+    step("empty the ambient capabilities", caps::clear(None, CapSet::Ambient))?;
+    step("prctl(PR_SET_KEEPCAPS)", prctl::set_keepcaps(false))?;
+    step("prctl(PR_SET_NO_NEW_PRIVS)", prctl::set_no_new_privs())?;
+    step("prctl(PR_SET_DUMPABLE)", prctl::set_dumpable(false))?;
+    umask(Mode::from_bits_truncate(0o077));
+    Ok(())
+}
+
+/// The kernel said yes to each step. This asks it again, and tries to go back.
+fn prove(ids: &Ids, sets: &Sets) -> Result<(), DropError> {
+    let root = Uid::from_raw(0);
+    if ids.uid != root {
+        must_fail("setresuid(0, 0, 0)", &setresuid(root, root, root))?;
+        must_fail("setuid(0)", &setuid(root))?;
+        must_fail("seteuid(0)", &seteuid(root))?;
+    }
+    if ids.gid != Gid::from_raw(0) {
+        must_fail("setgid(0)", &setgid(Gid::from_raw(0)))?;
+        must_fail("setegid(0)", &setegid(Gid::from_raw(0)))?;
+    }
+    must_fail("setgroups", &setgroups(&[Gid::from_raw(0)]))?;
+
+    let users = step("getresuid", getresuid())?;
+    must_hold("another user id", [users.real, users.effective, users.saved] == [ids.uid; 3])?;
+    let groups = step("getresgid", getresgid())?;
+    must_hold("another group id", [groups.real, groups.effective, groups.saved] == [ids.gid; 3])?;
+    let (mut have, mut want) = (step("getgroups", getgroups())?, ids.groups.clone());
+    have.sort_unstable_by_key(|gid| gid.as_raw());
+    want.sort_unstable_by_key(|gid| gid.as_raw());
+    must_hold("another supplementary group", have == want)?;
+
+    for (name, set, want) in [
+        ("an effective capability", CapSet::Effective, &sets.keep),
+        ("a permitted capability", CapSet::Permitted, &sets.keep),
+        ("an inheritable capability", CapSet::Inheritable, &sets.none),
+        ("an ambient capability", CapSet::Ambient, &sets.none),
+        ("a capability in the bounding set", CapSet::Bounding, &sets.bounding),
+    ] {
+        must_hold(name, step("read capabilities", caps::read(None, set))? == *want)?;
+    }
+    for capability in caps::all().difference(&sets.keep) {
+        must_fail("raising a capability", &caps::raise(None, CapSet::Permitted, *capability))?;
+    }
+    must_hold("new privileges", step("prctl(PR_GET_NO_NEW_PRIVS)", prctl::get_no_new_privs())?)?;
+    must_hold("dumping memory", !step("prctl(PR_GET_DUMPABLE)", prctl::get_dumpable())?)
+}
+
+fn step<T, E: fmt::Display>(what: &'static str, result: Result<T, E>) -> Result<T, DropError> {
+    result.map_err(|error| DropError::Failed(what, error.to_string()))
+}
+
+fn must_fail<E>(what: &'static str, result: &Result<(), E>) -> Result<(), DropError> {
+    must_hold(what, result.is_err())
+}
+
+fn must_hold(what: &'static str, holds: bool) -> Result<(), DropError> {
+    if holds { Ok(()) } else { Err(DropError::NotDropped(what)) }
+}
+
+impl std::error::Error for DropError {}
+
+impl fmt::Display for DropError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(step, reason) => {
+                write!(f, "cannot drop privileges: {step}: {reason}: start knock-daemon as root")
+            }
+            Self::NotDropped(what) => {
+                write!(
+                    f,
+                    "privileges were dropped, and still there: {what}: this kernel or container is not to be trusted"
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The loop that runs with a privilege. All that reaches it is 24 bytes at a time; all that it can do is let one address
+//! reach one port for some seconds, within limits that root set before. It parses no text and knows no profile, key or log.
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{read, write};
+
+use super::grants::Grants;
+use super::{Firewall, Limits, REQUEST_LEN, Refusal, Reply, Request};
+
+/// Why the loop ended, other than by the end of the pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// A pipe broke.
+    Pipe(Errno),
+    /// What came is no request.
+    NotARequest,
+    /// What came is a request that the daemon would not have made.
+    Outside(Refusal),
+}
+
+/// Answers requests until the pipe ends, which is how the daemon ends the helper, whatever ended the daemon.
+pub(super) fn answer_requests(
+    (requests, replies): (impl AsFd, impl AsFd),
+    firewall: &mut Firewall,
+    limits: &Limits,
+) -> Result<(), End> {
+    let mut grants = Grants::new(limits);
+    while let Some(bytes) = next_request(&requests, firewall)? {
+        let request = Request::decode(&bytes).ok_or(End::NotARequest)?;
+        // The daemon has checked this. If it does not hold here, the daemon is no longer ours.
+        limits.check(&request).map_err(End::Outside)?;
+        let reply = answer_open(&request, firewall, limits, &mut grants);
+        write(&replies, &reply.encode()).map_err(End::Pipe)?;
+    }
+    Ok(())
+}
+
+fn answer_open(
+    request: &Request,
+    firewall: &mut Firewall,
+    limits: &Limits,
+    grants: &mut Grants,
+) -> Reply {
+    #[cfg(feature = "misbehave")]
+    super::misbehave::misbehave(request);
+    let now = Instant::now();
+    if let Err(full) = grants.room_for(request, limits, now) {
+        return full;
+    }
+    match firewall.open(request) {
+        Ok(()) => {
+            grants.record(request, now);
+            Reply::Opened
+        }
+        Err(Errno::ENFILE) => Reply::Full,
+        Err(errno) => Reply::Failed(errno as i32),
+    }
+}
+
+/// The next request; `None` at the end of the pipe. The daemon writes a request in one piece, so a part of one is none.
+fn next_request(
+    requests: impl AsFd,
+    firewall: &mut Firewall,
+) -> Result<Option<[u8; REQUEST_LEN]>, End> {
+    while let Some(wait) = firewall.next_expiry() {
+        let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+        let mut pipe = [PollFd::new(requests.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut pipe, timeout).map_err(End::Pipe)? > 0 {
+            break;
+        }
+        firewall.expire();
+    }
+    let mut bytes = [0; REQUEST_LEN];
+    match read(requests, &mut bytes).map_err(End::Pipe)? {
+        0 => Ok(None),
+        REQUEST_LEN => Ok(Some(bytes)),
+        _ => Err(End::NotARequest),
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pipe(errno) => write!(f, "the pipe to the daemon broke: {}", errno.desc()),
+            Self::NotARequest => f.write_str(
+                "ALARM: the daemon sent bytes that are no request: it may have been taken over",
+            ),
+            Self::Outside(refusal) => write!(
+                f,
+                "ALARM: the daemon asked for what the config does not allow, it may have been taken over: {refusal}"
+            ),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! A conversation with `nf_tables` over netlink. Owns the socket, the sequence numbers and the answers; knows no rule of ours.
+//!
+//! The kernel works a request off inside the `send` that carries it, so every answer waits in the socket when `send`
+//! returns. Answers are therefore read without waiting: nothing here can block, and none is left behind for later.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use netlink_packet_core::{
+    Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_netfilter::nftables::NfTablesMessage;
+use netlink_packet_netfilter::none::ControlMessage;
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, connect, recv,
+    send, socket,
+};
+
+/// `NFNL_SUBSYS_NFTABLES`: the subsystem that a batch is for.
+const NFTABLES: u16 = 10;
+
+/// More than the largest single answer: an error repeats the request that it is about, and none of ours has 2 KiB. A dump
+/// comes in pieces of at most 32 KiB.
+const BUFFER: usize = 32 * 1024;
+
+/// Which part of a batch the kernel refused, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    /// The first message of the batch that was refused; `None`: the batch as such.
+    pub(super) at: Option<usize>,
+    pub(super) errno: Errno,
+}
+
+impl From<Errno> for Refused {
+    fn from(errno: Errno) -> Self {
+        Self { at: None, errno }
+    }
+}
+
+/// A `NETLINK_NETFILTER` socket that talks to the kernel and to nobody else.
+#[derive(Debug)]
+pub(super) struct Netlink {
+    socket: OwnedFd,
+    sequence: u32,
+}
+
+impl Netlink {
+    /// A socket in the network namespace of the calling thread, where it stays.
+    pub(super) fn open() -> Result<Self, Errno> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket =
+            socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        // Connected to the kernel: it takes no message from any process.
+        connect(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Uses `socket`, a duplicate of its own, from now on. Gives the old one back.
+    pub(super) fn replace_socket(&mut self, socket: OwnedFd) -> OwnedFd {
+        std::mem::replace(&mut self.socket, socket)
+    }
+
+    /// Has the kernel do all of `messages` at once or none of them. Each comes with the netlink flags that it needs.
+    pub(super) fn transact(&mut self, messages: &[(NfTablesMessage, u16)]) -> Result<(), Refused> {
+        let mut bytes = Vec::with_capacity(BUFFER);
+        self.push(
+            &mut bytes,
+            NetfilterProtoFamily::Unspec,
+            NFTABLES,
+            ControlMessage::BatchBegin,
+            NLM_F_REQUEST,
+        );
+        let first = self.sequence.wrapping_add(1);
+        for (message, flags) in messages {
+            let flags = flags | NLM_F_REQUEST | NLM_F_ACK;
+            self.push(&mut bytes, NetfilterProtoFamily::Inet, 0, message.clone(), flags);
+        }
+        self.push(
+            &mut bytes,
+            NetfilterProtoFamily::Unspec,
+            NFTABLES,
+            ControlMessage::BatchEnd,
+            NLM_F_REQUEST,
+        );
+        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
+
+        let (mut done, mut refused) = (0, None);
+        self.answers(|header, answer| {
+            if let NetlinkPayload::Error(answer) = answer {
+                let at = usize::try_from(header.sequence_number.wrapping_sub(first)).ok();
+                match answer.code {
+                    None => done += 1,
+                    Some(code) => {
+                        let errno = Errno::from_raw(code.get().saturating_neg());
+                        refused = refused
+                            .or(Some(Refused { at: at.filter(|at| *at < messages.len()), errno }));
+                    }
+                }
+            }
+        })?;
+        match refused {
+            Some(refused) => Err(refused),
+            // What was not acknowledged was not done.
+            None if done != messages.len() => Err(Errno::EPROTO.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Has the kernel list something, and hands each of the list's messages to `each` with its family.
+    pub(super) fn dump(
+        &mut self,
+        family: NetfilterProtoFamily,
+        what: NfTablesMessage,
+        mut each: impl FnMut(NetfilterProtoFamily, NfTablesMessage),
+    ) -> Result<(), Errno> {
+        let mut bytes = Vec::new();
+        self.push(&mut bytes, family, 0, what, NLM_F_REQUEST | NLM_F_DUMP);
+        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        let mut failed = None;
+        // The kernel goes on with a long list whenever a piece of it is read.
+        self.answers(|_, answer| match answer {
+            NetlinkPayload::InnerMessage(NetfilterMessage {
+                header,
+                inner: NetfilterMessageInner::NfTables(message),
+                ..
+            }) => each(header.family, message),
+            NetlinkPayload::Error(answer) => failed = answer.code.or(failed),
+            _ => {}
+        })?;
+        failed.map_or(Ok(()), |code| Err(Errno::from_raw(code.get().saturating_neg())))
+    }
+
+    /// Appends one message to `bytes`, with the next sequence number.
+    fn push(
+        &mut self,
+        bytes: &mut Vec<u8>,
+        family: NetfilterProtoFamily,
+        resource: u16,
+        message: impl Into<NetfilterMessageInner>,
+        flags: u16,
+    ) {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        header.sequence_number = self.sequence;
+        let payload = NetfilterMessage::new(NetfilterHeader::new(family, 0, resource), message);
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(payload));
+        message.finalize();
+        let start = bytes.len();
+        bytes.resize(start + message.buffer_len(), 0);
+        message.emit(bytes.get_mut(start..).unwrap_or_default());
+    }
+
+    /// Reads all answers that there are.
+    fn answers(
+        &self,
+        mut each: impl FnMut(&NetlinkHeader, NetlinkPayload<NetfilterMessage>),
+    ) -> Result<(), Errno> {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let length = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Err(Errno::EAGAIN) => return Ok(()),
+                received => received?,
+            };
+            let mut rest = buffer.get(..length).unwrap_or_default();
+            while !rest.is_empty() {
+                let packet = NetlinkBuffer::new_checked(rest).map_err(|_| Errno::EPROTO)?;
+                let length = usize::try_from(packet.length()).map_err(|_| Errno::EPROTO)?;
+                let this = rest.get(..length).ok_or(Errno::EPROTO)?;
+                // A rule of somebody else's with an expression that the crate cannot read is not ours to complain about.
+                if let Ok(message) = NetlinkMessage::<NetfilterMessage>::deserialize(this) {
+                    each(&message.header, message.payload);
+                }
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            }
+        }
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,153 @@
+//! One process becomes two: the helper, which keeps the one privilege, and the daemon, which will read what strangers wrote.
+//! Owns the fork and the helper's descriptors, and is the only module here with `unsafe` in it.
+
+#![allow(
+    unsafe_code,
+    reason = "fork, close_range, dup2 to a number, _exit: std and nix have no safe form of them"
+)]
+
+use std::fmt;
+use std::io::{stdin, stdout};
+use std::mem::forget;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use caps::Capability;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::libc;
+use nix::sys::prctl;
+use nix::sys::signal::SigSet;
+use nix::unistd::{
+    ForkResult, Gid, Uid, chdir, dup2_raw, dup2_stdin, dup2_stdout, fork, pipe2, write,
+};
+
+use super::drop::drop_bounded;
+use super::helper::{End, answer_requests};
+use super::{Ended, Firewall, Helper, Ids, Limits, Reply, drop_to, seccomp};
+
+/// The helper's descriptors, all that it has.
+pub(super) const REQUEST_FD: i32 = 0;
+pub(super) const REPLY_FD: i32 = 1;
+pub(super) const STDERR_FD: i32 = 2;
+pub(super) const NETLINK_FD: i32 = 3;
+
+/// Why there is no helper.
+#[derive(Debug)]
+pub enum SplitError {
+    /// The pipes or the process could not be made.
+    System(Errno),
+    /// The helper ended before it was ready, and said why; or said nothing and ended like this.
+    Helper(String, Ended),
+}
+
+/// Closes every descriptor that this process was started with but standard input, output and error.
+///
+/// To be called first of all, before anything has been opened: what a careless parent left open is neither daemon's nor
+/// helper's.
+pub fn close_inherited() -> Result<(), Errno> {
+    // SAFETY: by its contract this is called before anything in this process owns a descriptor from 3 on.
+    Errno::result(unsafe { libc::close_range(3, u32::MAX, 0) }).map(drop)
+}
+
+/// Forks the helper, which drops all privileges but the one for `firewall`, proves it, confines itself and says so.
+/// Returns when it has; the caller then has no access to the firewall any more.
+///
+/// Call it before a byte of untrusted data has been read, and while the process has one thread.
+pub fn split(firewall: Firewall, limits: &Limits, ids: &Ids) -> Result<Helper, SplitError> {
+    let (request_end, requests) = pipe2(OFlag::O_CLOEXEC).map_err(SplitError::System)?;
+    let (replies, reply_end) = pipe2(OFlag::O_CLOEXEC).map_err(SplitError::System)?;
+    // SAFETY: the caller has one thread, so no lock is held by a thread that the child does not have.
+    match unsafe { fork() }.map_err(SplitError::System)? {
+        ForkResult::Child => be_the_helper(firewall, limits, ids, request_end, reply_end),
+        // Here the daemon's copies of the helper's descriptors are closed: the netlink socket and the pipe ends.
+        ForkResult::Parent { child } => Helper::new(child, requests, replies).when_ready(),
+    }
+}
+
+/// The helper's whole life. Never returns, and runs no destructor of what it has from the daemon.
+fn be_the_helper(
+    mut firewall: Firewall,
+    limits: &Limits,
+    ids: &Ids,
+    requests: OwnedFd,
+    replies: OwnedFd,
+) -> ! {
+    let life = catch_unwind(AssertUnwindSafe(|| {
+        if let Err(reason) =
+            settle(&mut firewall, requests, replies).and_then(|()| confine(&firewall, ids))
+        {
+            // To the daemon, which reports it as the reason why it does not start.
+            let _ = write(stdout(), reason.as_bytes());
+            return 1;
+        }
+        live(&mut firewall, limits)
+    }));
+    // SAFETY: _exit takes any status and has no other precondition.
+    unsafe { libc::_exit(life.unwrap_or(101)) }
+}
+
+fn live(firewall: &mut Firewall, limits: &Limits) -> i32 {
+    let ready = write(stdout(), &Reply::Ready.encode()).map_err(End::Pipe);
+    let ended = ready.and_then(|_| answer_requests((stdin(), stdout()), firewall, limits));
+    firewall.close();
+    ended.inspect_err(|end| super::complain(end)).is_err().into()
+}
+
+/// Puts the helper's descriptors where they belong and closes everything else, also what this process was started with.
+fn settle(firewall: &mut Firewall, requests: OwnedFd, replies: OwnedFd) -> Result<(), String> {
+    step("dup2", dup2_stdin(&requests))?;
+    step("dup2", dup2_stdout(&replies))?;
+    // What the descriptors were before is closed by number below, not by their owners.
+    forget((requests, replies));
+    let mut first_unused = NETLINK_FD.cast_unsigned();
+    if let Firewall::Nftables(table) = firewall {
+        // SAFETY: nothing that still runs in this process uses number 3.
+        let netlink = step("dup2", unsafe { dup2_raw(&*table, NETLINK_FD) })?;
+        forget(table.replace_socket(netlink));
+        first_unused += 1;
+    }
+    // SAFETY: the owners of these numbers were forgotten or belong to the daemon, whose code does not run here.
+    step("close_range", Errno::result(unsafe { libc::close_range(first_unused, u32::MAX, 0) }))
+        .map(drop)
+}
+
+/// From root to a process that can change the firewall and, with the nftables back end, nothing else.
+fn confine(firewall: &Firewall, ids: &Ids) -> Result<(), String> {
+    // The daemon ends the helper by closing the pipe. A signal to the whole group must not end it before the daemon.
+    step("sigprocmask", SigSet::all().thread_block())?;
+    step("prctl(PR_SET_NAME)", prctl::set_name(c"knock-helper"))?;
+    step("chdir", chdir("/"))?;
+    let confined = match firewall {
+        Firewall::Nftables(_) => {
+            drop_to(ids, &[Capability::CAP_NET_ADMIN]).map_err(|error| error.to_string())?;
+            seccomp::confine_nftables()
+        }
+        Firewall::Iptables(_) => {
+            // iptables wants uid 0, and has its capabilities from the bounding set.
+            let root = Ids { uid: Uid::from_raw(0), gid: Gid::from_raw(0), groups: Vec::new() };
+            let keep = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW];
+            drop_bounded(&root, &keep, &keep).map_err(|error| error.to_string())?;
+            seccomp::confine_iptables()
+        }
+    };
+    confined.map_err(|error| format!("cannot confine the helper: {error}"))
+}
+
+fn step<T>(what: &str, result: Result<T, Errno>) -> Result<T, String> {
+    result.map_err(|errno| format!("{what}: {}", errno.desc()))
+}
+
+impl std::error::Error for SplitError {}
+
+impl fmt::Display for SplitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System(errno) => write!(f, "cannot start the helper: {}", errno.desc()),
+            Self::Helper(reason, _) if !reason.is_empty() => {
+                write!(f, "helper: {}", reason.escape_debug())
+            }
+            Self::Helper(_, ended) => write!(f, "the helper ended before it was ready: {ended}"),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Makes a profile on the server: whole or not at all.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::{fmt, process};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use zeroize::Zeroizing;
+
+use super::{ProfileConfig, ProfileError, names};
+use crate::layout::classic::KEY_LEN;
+
+/// Makes the profile `name` with fresh random keys in `profiles_dir` and returns its directory (0700, files 0600).
+///
+/// It is built under a hidden name, synced, and then renamed: a profile that is there is whole.
+pub fn create(profiles_dir: &Path, name: &str, knock_port: u16) -> Result<PathBuf, CreateError> {
+    check_name(name)?;
+    if knock_port == 0 {
+        return Err(CreateError::PortZero);
+    }
+    let failed = |path: &Path, why| CreateError::Io(path.to_owned(), why);
+    private_dir(true).create(profiles_dir).map_err(|why| failed(profiles_dir, why))?;
+    // Two at once must not both find the port free.
+    let lock = File::open(profiles_dir).map_err(|why| failed(profiles_dir, why))?;
+    lock.lock().map_err(|why| failed(profiles_dir, why))?;
+
+    let dir = profiles_dir.join(name);
+    if dir.symlink_metadata().is_ok() {
+        return Err(CreateError::Exists(dir));
+    }
+    refuse_taken_port(profiles_dir, knock_port)?;
+
+    let hidden = Unfinished(profiles_dir.join(format!(".new-{}", process::id())));
+    write_files(&hidden.0, knock_port).map_err(|why| failed(&hidden.0, why))?;
+    renameat2(AT_FDCWD, &hidden.0, AT_FDCWD, &dir, RenameFlags::RENAME_NOREPLACE)
+        .map_err(|why| failed(&dir, why.into()))?;
+    lock.sync_all().map_err(|why| failed(profiles_dir, why))?;
+    Ok(dir)
+}
+
+/// A name is the name of a directory, and goes into an `scp` line: no path, nothing hidden, nothing that is an option.
+fn check_name(name: &str) -> Result<(), CreateError> {
+    let plain =
+        name.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | '+'));
+    if plain && name.starts_with(|c: char| c.is_alphanumeric() || c == '_') && name.len() <= 200 {
+        Ok(())
+    } else {
+        Err(CreateError::BadName(name.to_owned()))
+    }
+}
+
+/// One port, one profile: the classic layout finds the profile by it.
+fn refuse_taken_port(profiles_dir: &Path, knock_port: u16) -> Result<(), CreateError> {
+    for other in names(profiles_dir).map_err(|why| CreateError::Io(profiles_dir.to_owned(), why))? {
+        let path = profiles_dir.join(&other).join("config");
+        let bytes = fs::read(&path).map_err(|why| CreateError::Io(path.clone(), why))?;
+        if ProfileConfig::parse(&bytes, &path).map_err(CreateError::BrokenOther)?.knock_port
+            == knock_port
+        {
+            return Err(CreateError::PortTaken(knock_port, other));
+        }
+    }
+    Ok(())
+}
+
+fn write_files(dir: &Path, knock_port: u16) -> io::Result<()> {
+    private_dir(false).create(dir)?;
+    // What the umask took away is given back to the owner; others never had anything.
+    fs::set_permissions(dir, Permissions::from_mode(0o700))?;
+    for name in ["cipher.key", "mac.key"] {
+        let mut key = Zeroizing::new([0; KEY_LEN]);
+        getrandom::fill(&mut *key).map_err(io::Error::from)?;
+        let mut line = Zeroizing::new(BASE64_STANDARD.encode(*key));
+        line.push('\n');
+        write_file(&dir.join(name), line.as_bytes())?;
+    }
+    write_file(&dir.join("counter"), b"0\n")?;
+    write_file(&dir.join("config"), format!("[main]\nknock_port = {knock_port}\n\n").as_bytes())?;
+    File::open(dir)?.sync_all()
+}
+
+fn write_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+fn private_dir(with_parents: bool) -> DirBuilder {
+    let mut builder = DirBuilder::new();
+    builder.recursive(with_parents).mode(0o700);
+    builder
+}
+
+/// A directory that goes away again unless it was renamed in time.
+struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // After the rename there is nothing under this name, and nothing to remove.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Why no profile was made. Nothing half-made is left behind.
+#[derive(Debug)]
+pub enum CreateError {
+    /// The name is no plain file name.
+    BadName(String),
+    /// Something has this name.
+    Exists(PathBuf),
+    /// Port 0 cannot be knocked on.
+    PortZero,
+    /// Another profile knocks on this port.
+    PortTaken(u16, String),
+    /// Another profile is broken, so nobody knows which port it knocks on.
+    BrokenOther(ProfileError),
+    /// A file or directory could not be read or made.
+    Io(PathBuf, io::Error),
+}
+
+impl fmt::Display for CreateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadName(name) => write!(
+                f,
+                "{name:?} cannot be a profile's name: it must begin with a letter, a digit or _, and hold only those and . - @ +"
+            ),
+            Self::Exists(path) => {
+                write!(f, "{path:?} is there already; choose another name, or remove it first")
+            }
+            Self::PortZero => f.write_str("0 is no knock port; a port is 1 to 65535"),
+            Self::PortTaken(port, other) => {
+                write!(
+                    f,
+                    "the profile {other:?} knocks on port {port} already; choose another port"
+                )
+            }
+            Self::BrokenOther(error) => {
+                write!(f, "another profile is broken, mend or remove it first: {error}")
+            }
+            Self::Io(path, why) if why.kind() == io::ErrorKind::PermissionDenied => {
+                write!(f, "{path:?}: {why}; profiles are made by root: try sudo")
+            }
+            Self::Io(path, why) => write!(f, "{path:?}: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for CreateError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Profile;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_new_profile_loads_and_is_its_owner_s_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let profiles = dir.path().join("etc/profiles");
+        let made = create(&profiles, "laptop", 666).unwrap();
+        assert_eq!(made, profiles.join("laptop"));
+        let (profile, counter) = Profile::load(&made).unwrap();
+        assert_eq!((profile.name.as_str(), profile.config.knock_port), ("laptop", 666));
+        assert_eq!(counter.read().unwrap(), 0);
+        assert_eq!(mode(&made), 0o700);
+        for file in ["cipher.key", "mac.key", "counter", "config"] {
+            assert_eq!(mode(&made.join(file)), 0o600, "{file}");
+        }
+        assert_eq!(fs::read(made.join("config")).unwrap(), b"[main]\nknock_port = 666\n\n");
+        assert_eq!(names(&profiles).unwrap(), ["laptop"]);
+    }
+
+    #[test]
+    fn two_profiles_have_different_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = |name, port| {
+            let made = create(dir.path(), name, port).unwrap();
+            ["cipher.key", "mac.key"].map(|file| fs::read(made.join(file)).unwrap())
+        };
+        let (a, b) = (keys("a", 1), keys("b", 2));
+        assert!(a[0] != b[0] && a[1] != b[1] && a[0] != a[1]);
+    }
+
+    #[test]
+    fn what_is_refused_leaves_everything_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        create(dir.path(), "taken", 666).unwrap();
+        let long = "x".repeat(201);
+        for (name, port) in [
+            ("taken", 667),
+            ("other", 666),
+            ("other", 0),
+            ("", 667),
+            (".", 667),
+            ("..", 667),
+            (".hidden", 667),
+            ("a/b", 667),
+            ("-rf", 667),
+            ("a b", 667),
+            ("a\nb", 667),
+            (&long, 667),
+        ] {
+            assert!(create(dir.path(), name, port).is_err(), "{name:?} {port}");
+        }
+        let left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["taken"]);
+    }
+}

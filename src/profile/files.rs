@@ -1,0 +1,217 @@
+//! The files of a profile as bytes: opened and read, not yet looked at.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use zeroize::Zeroizing;
+
+use super::{Profile, ProfileConfig, ProfileError};
+use crate::counter::{self, Counter};
+use crate::layout::classic::{KEY_LEN, Keys};
+
+/// No file of a profile is anywhere near as large, in bytes.
+const MAX_LEN: u64 = 16 * 1024;
+
+/// The keys of `profiles/example` in the repository. They are published, so they open nothing.
+const EXAMPLE_KEYS: [&[u8; KEY_LEN]; 2] = [b"example, do not ", b"use these keys!!"];
+
+/// The bytes of a profile's files and its open counter. What reads them needs no privilege to parse them.
+/// No `Debug`: it would show the keys.
+pub struct ProfileFiles {
+    dir: PathBuf,
+    cipher_key: Zeroizing<Vec<u8>>,
+    mac_key: Zeroizing<Vec<u8>>,
+    config: Vec<u8>,
+    counter: Counter,
+    readable_by_others: bool,
+}
+
+impl ProfileFiles {
+    /// Opens and reads the files of the profile in `dir`.
+    pub fn read(dir: &Path) -> Result<Self, ProfileError> {
+        let dir_metadata =
+            dir.metadata().map_err(|why| ProfileError::Unreadable(dir.to_owned(), why))?;
+        refuse_writable_by_others(dir, &dir_metadata)?;
+        let (cipher_key, open_cipher_key) = read_file(&dir.join("cipher.key"))?;
+        let (mac_key, open_mac_key) = read_file(&dir.join("mac.key"))?;
+        let (config, _) = read_file(&dir.join("config"))?;
+        let counter = Counter::open(dir)?;
+        refuse_writable_by_others(&dir.join(counter::FILE_NAME), &counter.metadata()?)?;
+        let private_dir = dir_metadata.mode() & 0o077 == 0;
+        Ok(Self {
+            dir: dir.to_owned(),
+            cipher_key: Zeroizing::new(cipher_key),
+            mac_key: Zeroizing::new(mac_key),
+            config,
+            counter,
+            readable_by_others: !private_dir && (open_cipher_key || open_mac_key),
+        })
+    }
+
+    /// The profile's directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether users other than the owner can read the keys: worth a warning, with `chmod -R go-rwx DIR`.
+    #[must_use]
+    pub fn readable_by_others(&self) -> bool {
+        self.readable_by_others
+    }
+
+    /// Parses the bytes. The name is the directory's.
+    pub fn parse(self) -> Result<(Profile, Counter), ProfileError> {
+        let cipher = key(&self.cipher_key, &self.dir.join("cipher.key"))?;
+        let mac = key(&self.mac_key, &self.dir.join("mac.key"))?;
+        if EXAMPLE_KEYS.contains(&&*cipher) || EXAMPLE_KEYS.contains(&&*mac) {
+            return Err(ProfileError::ExampleKeys(self.dir));
+        }
+        let config = ProfileConfig::parse(&self.config, &self.dir.join("config"))?;
+        let name =
+            self.dir.file_name().unwrap_or(self.dir.as_os_str()).to_string_lossy().into_owned();
+        Ok((Profile { name, keys: Keys::new(*cipher, *mac), config }, self.counter))
+    }
+}
+
+/// The content of a regular file, and whether others can read it.
+fn read_file(path: &Path) -> Result<(Vec<u8>, bool), ProfileError> {
+    let unreadable = |why| ProfileError::Unreadable(path.to_owned(), why);
+    // O_NONBLOCK: a FIFO in its place must not hang us.
+    let opened: Result<File, _> =
+        OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(ProfileError::NotAFile(path.to_owned()));
+    }
+    refuse_writable_by_others(path, &metadata)?;
+    if metadata.len() > MAX_LEN {
+        return Err(ProfileError::TooLarge(path.to_owned()));
+    }
+    // Room for all at once: a buffer that grows leaves copies of a key behind in memory.
+    let mut bytes = Vec::with_capacity(usize::try_from(MAX_LEN).unwrap_or(usize::MAX));
+    file.take(MAX_LEN).read_to_end(&mut bytes).map_err(unreadable)?;
+    Ok((bytes, metadata.mode() & 0o077 != 0))
+}
+
+fn refuse_writable_by_others(path: &Path, metadata: &Metadata) -> Result<(), ProfileError> {
+    if metadata.mode() & 0o022 == 0 {
+        Ok(())
+    } else {
+        Err(ProfileError::WritableByOthers(path.to_owned()))
+    }
+}
+
+fn key(bytes: &[u8], path: &Path) -> Result<Zeroizing<[u8; KEY_LEN]>, ProfileError> {
+    let bad = || ProfileError::BadKey(path.to_owned());
+    let mut key = Zeroizing::new([0; KEY_LEN]);
+    // Longer than a key, so that a longer one is told apart from a cut one.
+    let mut decoded = Zeroizing::new([0; KEY_LEN + 8]);
+    match BASE64_STANDARD.decode_slice(bytes.trim_ascii(), &mut *decoded) {
+        Ok(KEY_LEN) => key.copy_from_slice(decoded.get(..KEY_LEN).ok_or_else(bad)?),
+        _ => return Err(bad()),
+    }
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    const KEY_A: &str = "HoCD3Bo5mY7IjLvEwJY9nQ==\n";
+    const KEY_B: &str = "HNFz0K+tNUD67c7/gxNXjg==\n";
+
+    fn profile(cipher: &str, mac: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, content) in [
+            ("cipher.key", cipher),
+            ("mac.key", mac),
+            ("config", "[main]\nknock_port = 666\n\n"),
+            ("counter", "7\n"),
+        ] {
+            fs::write(dir.path().join(name), content).unwrap();
+            fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        dir
+    }
+
+    fn error(dir: &tempfile::TempDir) -> ProfileError {
+        Profile::load(dir.path()).map(|_| ()).unwrap_err()
+    }
+
+    #[test]
+    fn a_whole_profile_loads() {
+        let dir = profile(KEY_A, KEY_B);
+        let (profile, counter) = Profile::load(dir.path()).unwrap();
+        assert_eq!(profile.config.knock_port, 666);
+        assert_eq!(
+            profile.keys.bytes().0,
+            b"\x1e\x80\x83\xdc\x1a\x39\x99\x8e\xc8\x8c\xbb\xc4\xc0\x96\x3d\x9d"
+        );
+        assert_eq!(counter.read().unwrap(), 7);
+    }
+
+    #[test]
+    fn keys_that_are_cut_empty_longer_or_no_base64_are_refused() {
+        for key in [
+            "",
+            "\n",
+            "HoCD3Bo5mY7IjLvEwJY9",
+            "HoCD3Bo5mY7IjLvEwJY9nQ",
+            "!!!!",
+            "HoCD3Bo5mY7IjLvEwJY9nTIz\n",
+        ] {
+            assert!(
+                matches!(error(&profile(key, KEY_B)), ProfileError::BadKey(_)),
+                "{key:?} as cipher.key"
+            );
+            assert!(
+                matches!(error(&profile(KEY_A, key)), ProfileError::BadKey(_)),
+                "{key:?} as mac.key"
+            );
+        }
+    }
+
+    #[test]
+    fn the_published_example_is_refused() {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles/example");
+        let files = |name| fs::read_to_string(example.join(name)).unwrap();
+        let dir = profile(&files("cipher.key"), &files("mac.key"));
+        assert!(matches!(error(&dir), ProfileError::ExampleKeys(_)));
+        let one_of_them = profile(KEY_A, &files("mac.key"));
+        assert!(matches!(error(&one_of_them), ProfileError::ExampleKeys(_)));
+    }
+
+    #[test]
+    fn files_that_others_may_write_to_are_refused_and_named() {
+        for name in ["cipher.key", "mac.key", "config", "counter"] {
+            let dir = profile(KEY_A, KEY_B);
+            fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o622)).unwrap();
+            let error = error(&dir);
+            assert!(
+                matches!(&error, ProfileError::WritableByOthers(path) if path.ends_with(name)),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_or_far_too_large_is_refused() {
+        let dir = profile(KEY_A, KEY_B);
+        fs::remove_file(dir.path().join("config")).unwrap();
+        assert!(matches!(error(&dir), ProfileError::Unreadable(..)));
+        fs::create_dir(dir.path().join("config")).unwrap();
+        assert!(matches!(error(&dir), ProfileError::NotAFile(_)));
+
+        let dir = profile(KEY_A, KEY_B);
+        fs::write(dir.path().join("config"), vec![b'\n'; 20_000]).unwrap();
+        assert!(matches!(error(&dir), ProfileError::TooLarge(_)));
+    }
+}
