@@ -1,0 +1,259 @@
+#!/bin/bash
+# A closed door, a knock, a way in: the real programs, a real sshd, two hosts on one machine. Ends with an error if any
+# step does not go as said. Everything it makes is in two network namespaces and a temporary directory, and goes at the
+# end, however it ends.
+#
+#     client 10.99.0.2  ──────────  10.99.0.1 server: minimal-firewall.sh, knock-daemon, sshd
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/lib.sh
+. scripts/lib.sh
+export PATH="$PATH:/usr/sbin:/sbin"
+
+readonly SERVER=kk-demo-$$-server CLIENT=kk-demo-$$-client
+readonly ADDRESS=10.99.0.1 KNOCK_PORT=666 DELAY=5
+readonly PREFIX="REJECT-demo-$$ "
+
+case ${1:-} in
+'') ;;
+-h | --help)
+    cat <<END
+Shows a knock from end to end on this machine, step by step. Installs the Debian packages it needs and that are missing,
+builds the programs, and leaves nothing behind but target/.
+
+usage: sudo scripts/demo.sh
+Exit status: 0 each step went as it says, 1 one did not, 2 usage.
+END
+    exit 0
+    ;;
+*)
+    printf 'demo.sh: unknown argument; see demo.sh --help\n' >&2
+    exit 2
+    ;;
+esac
+
+if [[ -t 1 && -z ${NO_COLOR:-} ]]; then bold=$'\e[1m' dim=$'\e[2m' plain=$'\e[0m'; else bold='' dim='' plain=''; fi
+step_number=0
+step() { printf '\n%s%d. %s%s\n' "$bold" "$((++step_number))" "$*" "$plain"; }
+shell() { printf '   %s$ %s%s\n' "$dim" "$*" "$plain"; }
+show() { sed 's/^/   /'; }
+note() { printf '   -> %s\n' "$*"; }
+fail() {
+    printf '\ndemo.sh: this was to happen and did not: %s\n' "$*" >&2
+    if [[ -s $dir/daemon.log ]]; then printf 'knock-daemon said:\n' >&2 && show <"$dir/daemon.log" >&2; fi
+    exit 1
+}
+
+on_server() { ip netns exec "$SERVER" "$@"; }
+on_client() { ip netns exec "$CLIENT" "$@"; }
+
+# Waits up to $1 seconds for a command to succeed.
+wait_for() {
+    local end=$((SECONDS + $1)) && shift
+    until "$@" 2>/dev/null; do
+        ((SECONDS < end)) || return 1
+        sleep 0.05
+    done
+}
+
+dir='' pids=()
+clean_up() {
+    local status=$? pid
+    trap '' INT TERM HUP
+    # The shell need not tell how they ended.
+    disown -a
+    for pid in ${pids[@]+"${pids[@]}"}; do kill "$pid" 2>/dev/null || true; done
+    for name in "$SERVER" "$CLIENT"; do
+        [[ -e /run/netns/$name ]] || continue
+        # Only what was started here lives there.
+        for pid in $(ip netns pids "$name"); do kill -9 "$pid" 2>/dev/null || true; done
+        ip netns delete "$name" || true
+    done
+    [[ -z $dir ]] || rm -rf "$dir"
+    nf_log_release
+    if [[ -n ${SUDO_UID:-} && -d target ]]; then chown -R "$SUDO_UID:${SUDO_GID:-$SUDO_UID}" target; fi
+    exit "$status"
+}
+
+# --- preparations -----------------------------------------------------------------------------------------------------
+
+require_root
+install_missing gcc=cc iproute2=ip nftables=nft openssh-server=sshd openssh-client=ssh
+find_cargo
+say "building (the first time takes some minutes)"
+as_caller cargo build --release --locked --quiet || die "the build failed"
+BIN=${CARGO_TARGET_DIR:-target}/release
+
+trap clean_up EXIT
+trap 'exit 1' INT TERM HUP
+dir=$(mktemp -d /tmp/knockknock-demo.XXXXXX)
+chmod 711 "$dir"
+nf_log_hold
+
+ip netns add "$SERVER"
+ip netns add "$CLIENT"
+ip -n "$SERVER" link add eth0 type veth peer name eth0 netns "$CLIENT"
+ip -n "$SERVER" address add "$ADDRESS/24" dev eth0
+ip -n "$CLIENT" address add 10.99.0.2/24 dev eth0
+for name in "$SERVER" "$CLIENT"; do
+    ip -n "$name" link set lo up
+    ip -n "$name" link set eth0 up
+done
+
+# Starts a program in the background on the server, without the lock that this script holds.
+start_on_server() {
+    local log=$1 && shift
+    # exec, so that the process that is noted is the program itself.
+    (exec ip netns exec "$SERVER" "$@") >"$log" 2>&1 </dev/null {NF_LOG_USERS}>&- &
+    pids+=($!)
+}
+
+# sshd, with nothing of the machine's own: in a mount namespace where /run is empty but for the directory it insists
+# on, and where no account is locked (and no password set).
+start_sshd() {
+    ssh-keygen -q -t ed25519 -N '' -f "$dir/host_key"
+    ssh-keygen -q -t ed25519 -N '' -f "$dir/user_key"
+    printf '%s %s\n' "$ADDRESS" "$(cut -d' ' -f1,2 "$dir/host_key.pub")" >"$dir/known_hosts"
+    sed -E 's/^([^:]*):[^:]*/\1:*/' /etc/shadow >"$dir/shadow"
+    cat >"$dir/sshd_config" <<END
+Port 22
+HostKey $dir/host_key
+AuthorizedKeysFile $dir/user_key.pub
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+StrictModes no
+UsePAM no
+PrintMotd no
+PidFile none
+END
+    chmod 600 "$dir/shadow"
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    start_on_server "$dir/sshd.log" sh -c 'mount --bind "$1/shadow" /etc/shadow && mount -t tmpfs none /run &&
+        mkdir -m 755 /run/sshd && exec "$(command -v sshd)" -D -e -f "$1/sshd_config"' sh "$dir"
+}
+
+SSH=(ssh -F none -i "$dir/user_key" -o IdentitiesOnly=yes -o BatchMode=yes -o ConnectTimeout=5
+    -o UserKnownHostsFile="$dir/known_hosts" -o StrictHostKeyChecking=yes -o LogLevel=ERROR "root@$ADDRESS")
+
+ssh_refused() {
+    local said
+    shell "ssh root@server"
+    if said=$(on_client "${SSH[@]}" true 2>&1); then fail "ssh is refused, but it got in"; fi
+    show <<<"$said"
+    [[ $said == *'Connection refused'* ]] || fail "ssh is refused with RST, as by a port where nothing listens"
+}
+
+knock() {
+    shell "knock -p 22 server"
+    on_client "$BIN/knock" --profiles "$dir/client" -p 22 server 2>&1 | show || fail "knock sends a knock"
+}
+
+opened() { (($(grep -c ': opened ' "$dir/daemon.log") == $1)); }
+grants() { on_server nft list set inet knockknock open4 | grep -c 'expires' || true; }
+no_grants() { [[ $(grants) == 0 ]]; }
+hears() { read -r -t 10 -u "$screen" line && [[ $line == "$1" ]]; }
+logged() { (($(dmesg | grep -F "$PREFIX" | grep -cF " DPT=$KNOCK_PORT ") >= $1)); }
+
+# Two small tools in what every Debian has: keep the first frame with a TCP packet to the knock port; send a frame.
+# shellcheck disable=SC2016 # Perl's variables
+readonly CAPTURE='
+    socket(my $s, 17, 3, 0x0300) or die "packet socket: $!";    # AF_PACKET, SOCK_RAW, all protocols (network order)
+    $| = 1; print "listening\n";
+    while (defined recv($s, my $frame, 2048, 0)) {
+        my ($type, $proto, $port) = unpack("x12 n x9 C x12 n", $frame);
+        next unless $type == 0x0800 && $proto == 6 && $port == $ARGV[0];
+        open(my $file, ">:raw", $ARGV[1]) or die "$ARGV[1]: $!";
+        print $file $frame;
+        exit;
+    }'
+# shellcheck disable=SC2016
+readonly REPLAY='
+    socket(my $s, 17, 3, 0) or die "packet socket: $!";
+    open(my $file, "<:raw", $ARGV[0]) or die "$ARGV[0]: $!";
+    read($file, my $frame, 2048);
+    send($s, $frame, 0, pack("S n i S C C x8", 17, 0x0800, $ARGV[1], 0, 0, 6)) or die "send: $!";'
+
+# --- the demonstration ------------------------------------------------------------------------------------------------
+
+say
+say "${bold}Two hosts on this machine: a server with sshd, and a client with a key to it.${plain}"
+start_sshd
+wait_for 10 on_client "${SSH[@]}" true || { cat "$dir/sshd.log" >&2 && fail "sshd can be reached before the door is closed"; }
+
+step "The server's admin makes a profile for the client and copies it there."
+shell "knock-genprofile client $KNOCK_PORT"
+"$BIN/knock-genprofile" --config-dir "$dir/server" client $KNOCK_PORT | sed -n 1p | show
+[[ -d $dir/server/profiles/client ]] || fail "a profile is made"
+printf '[main]\ndelay = %d\nlog_prefix = "%s"\n' "$DELAY" "$PREFIX" >"$dir/server/config"
+mkdir -m 700 "$dir/client"
+cp -rp "$dir/server/profiles/client" "$dir/client/server"
+# The name of the profile's directory is the name that the client knocks by; nothing resolves it here.
+printf 'address = "%s"\n' "$ADDRESS" >>"$dir/client/server/config"
+
+step "The admin closes the server and starts the daemon."
+shell "minimal-firewall.sh"
+on_server scripts/minimal-firewall.sh --config-dir "$dir/server" --run-dir "$dir/firewall" --confirm 0 | show
+shell "knock-daemon"
+start_on_server "$dir/daemon.log" "$BIN/knock-daemon" --config-dir "$dir/server" --log kmsg --user nobody
+daemon=${pids[-1]}
+wait_for 10 grep -qx ready "$dir/daemon.log" || fail "the daemon says that it is ready"
+show <"$dir/daemon.log"
+sockets=$(on_server ss -Hlntup; on_server ss -H -0)
+[[ $sockets != *knock* ]] || fail "no socket of the daemon is listed by ss: $sockets"
+note "it listens on no port and captures no packets: ss lists no socket of it"
+
+step "The client is refused."
+ssh_refused
+note "port 22 looks closed, like any port where nothing listens"
+
+step "The client knocks. Somebody on the way captures the packet."
+on_client perl -e "$CAPTURE" $KNOCK_PORT "$dir/knock.frame" >"$dir/capture.log" {NF_LOG_USERS}>&- &
+pids+=($!)
+wait_for 10 grep -q listening "$dir/capture.log" || fail "the capture starts"
+knock
+wait_for 10 opened 1 || fail "the daemon opens port 22"
+grep ': opened ' "$dir/daemon.log" | show
+wait_for 10 test -s "$dir/knock.frame" || fail "the knock is captured"
+note "one SYN to port $KNOCK_PORT, refused like any other; the server saw what it was in its own log"
+
+step "The client is in, over ssh."
+shell "ssh root@server"
+mkfifo "$dir/type" "$dir/screen"
+on_client "${SSH[@]}" 'echo "hello from the server"; exec cat' <"$dir/type" >"$dir/screen" 2>&1 {NF_LOG_USERS}>&- &
+pids+=($!)
+exec {type}>"$dir/type" {screen}<"$dir/screen"
+hears "hello from the server" || fail "ssh gets in after a knock; it said: ${line:-nothing}"
+show <<<"$line"
+
+step "A second connection is refused: one knock, one connection."
+ssh_refused
+
+step "The captured knock, sent again, opens nothing."
+perl_index=$(ip -n "$CLIENT" -o link show eth0 | cut -d: -f1)
+logged 1 || fail "the kernel's log tells of the knock"
+on_client perl -e "$REPLAY" "$dir/knock.frame" "$perl_index"
+wait_for 10 logged 2 || fail "the same packet arrives again"
+note "the very same packet has arrived and was logged again"
+ssh_refused
+opened 1 || fail "the replay opens nothing"
+
+step "The client knocks again, and then does not come: the port closes by itself."
+knock
+wait_for 10 opened 2 || fail "the daemon opens port 22 again"
+grep ': opened ' "$dir/daemon.log" | tail -n 1 | show
+[[ $(grants) == 1 ]] || fail "one grant is there"
+wait_for $((DELAY + 2)) no_grants || fail "the grant ends after $DELAY s"
+opened 2 || fail "two knocks open twice, and the replay never"
+note "$DELAY s later the kernel itself has taken the opening back"
+ssh_refused
+
+step "The session from before is still there, also when the daemon ends."
+kill -TERM "$daemon"
+wait "$daemon" || fail "the daemon ends when told, with status 0"
+on_server nft list table inet knockknock >/dev/null 2>&1 && fail "the daemon's table goes with it"
+echo "still here" >&"$type"
+hears "still here" || fail "the session carries what is typed"
+note "typed \"$line\", and the server sent it back"
+
+say
+say "${bold}Everything went as said.${plain} It is all gone again now."

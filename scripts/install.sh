@@ -1,0 +1,86 @@
+#!/bin/bash
+# Builds the programs and installs them, with the one capability that the client's need. Owns what it names below
+# PREFIX; makes no profile, no user, no rule, and starts nothing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/lib.sh
+. scripts/lib.sh
+export PATH="$PATH:/usr/sbin:/sbin"
+
+usage() {
+    cat <<END
+Builds and installs knock, knock-proxy, knock-daemon and knock-genprofile.
+
+usage: scripts/install.sh [--prefix DIR] [--client]
+
+  --prefix DIR   where to (default /usr/local)
+  --client       only what runs on a laptop: knock and knock-proxy
+  -h, --help     this text
+
+Run it as yourself: it builds as you, and calls sudo for what takes root (writing to DIR unless that is yours, and
+setcap). It says what it did, so that you can take it back.
+
+examples:
+  scripts/install.sh
+  scripts/install.sh --client --prefix ~/.local
+Exit status: 0 done, 1 could not, 2 usage.
+END
+}
+
+prefix=/usr/local
+client_only=''
+while (($#)); do
+    case $1 in
+    --prefix) prefix=${2:?--prefix takes a directory} && shift 2 ;;
+    --client) client_only=1 && shift ;;
+    -h | --help) usage && exit ;;
+    *) usage >&2 && exit 2 ;;
+    esac
+done
+
+as_root() { if ((EUID == 0)); then "$@"; else sudo "$@"; fi; }
+
+# Where PREFIX is the caller's own, only setcap takes root.
+mkdir -p "$prefix" 2>/dev/null || true
+in_prefix() { if [[ -w $prefix ]]; then "$@"; else as_root "$@"; fi; }
+
+put() {
+    local mode=$1 from=$2 to=$prefix/$3
+    in_prefix install -D -m "$mode" "$from" "$to"
+    say "installed $to"
+}
+
+programs=(knock knock-proxy)
+[[ -n $client_only ]] || programs+=(knock-daemon knock-genprofile)
+
+find_cargo
+cargo build --release --locked "${programs[@]/#/--bin=}"
+built=$(cargo metadata --format-version 1 --no-deps --locked | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')/release
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+for program in knock knock-proxy; do
+    put 755 "$built/$program" "bin/$program"
+    as_root setcap cap_net_raw+ep "$prefix/bin/$program" ||
+        die "no file capability for $prefix/bin/$program: is the file system mounted nosuid, or libcap2-bin missing?"
+    say "gave $prefix/bin/$program cap_net_raw"
+    for completion in "bash share/bash-completion/completions/$program" "zsh share/zsh/site-functions/_$program" \
+        "fish share/fish/vendor_completions.d/$program.fish"; do
+        "$built/$program" --completions "${completion%% *}" >"$work/completion"
+        put 644 "$work/completion" "${completion#* }"
+    done
+done
+
+sed "s|/usr/local|$prefix|" packaging/systemd/user/knock-proxy.service >"$work/service"
+put 644 "$work/service" lib/systemd/user/knock-proxy.service
+put 644 packaging/systemd/user/knock-proxy.socket lib/systemd/user/knock-proxy.socket
+
+if [[ -z $client_only ]]; then
+    put 755 "$built/knock-daemon" sbin/knock-daemon
+    put 755 "$built/knock-genprofile" sbin/knock-genprofile
+    put 755 scripts/minimal-firewall.sh sbin/minimal-firewall.sh
+    sed "s|/usr/local|$prefix|" packaging/systemd/knock-daemon.service >"$work/service"
+    put 644 "$work/service" lib/systemd/system/knock-daemon.service
+    put 644 packaging/sysusers.d/knockknock.conf lib/sysusers.d/knockknock.conf
+    say "the daemon wants a user of its own: systemd-sysusers, or adduser --system --group --no-create-home knockknock"
+fi

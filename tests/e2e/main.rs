@@ -1,0 +1,37 @@
+//! The end-to-end tests: real packets between network namespaces, the real kernel, the real programs.
+//!
+//! `sudo scripts/test.sh` runs them (cargo feature `e2e`, root). `net` and the modules beside it are the harness.
+#![cfg(feature = "e2e")]
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::similar_names,
+    reason = "clippy does not see that a harness for tests is a test: what cannot go on stops"
+)]
+
+#[allow(dead_code, reason = "some of it is for the benchmarks, which share it")]
+mod cost;
+mod kernel_log;
+mod net;
+mod person;
+mod process;
+mod site;
+mod talk;
+mod wire;
+
+mod beside;
+mod broken;
+mod client_connect;
+mod client_knock;
+mod deaths;
+mod door;
+mod firewall_script;
+mod flood;
+mod forged;
+mod harness;
+mod idle;
+mod proxy;
+mod rotation;

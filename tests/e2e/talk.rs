@@ -1,0 +1,92 @@
+//! Connections between the hosts of a test network: made, refused, echoed. Owns listeners of its own only.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::net::Host;
+
+/// What came of trying to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// The connection stood.
+    Connected,
+    /// An RST, or an ICMP error that says the port or host is not to be had.
+    Refused,
+    /// Nothing came back in time.
+    TimedOut,
+}
+
+impl Host {
+    /// Connects to a port, within `time`.
+    pub(crate) fn connect(
+        &self,
+        to: IpAddr,
+        port: u16,
+        time: Duration,
+    ) -> Result<TcpStream, Reach> {
+        let answer = self.inside(|| TcpStream::connect_timeout(&SocketAddr::new(to, port), time));
+        answer.map_err(|error| match error.kind() {
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => Reach::TimedOut,
+            ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable => Reach::Refused,
+            _ => panic!("connecting to {to} port {port}: {error}"),
+        })
+    }
+
+    /// Whether a port can be connected to, within `time`. The connection is closed again.
+    pub(crate) fn can_connect(&self, to: IpAddr, port: u16, time: Duration) -> Reach {
+        self.connect(to, port, time).map_or_else(|failed| failed, |_stream| Reach::Connected)
+    }
+
+    /// Listens on a port, both families, and sends back whatever comes.
+    pub(crate) fn echo(&self, port: u16) -> Echo {
+        let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+        let listener = Arc::new(self.inside(|| TcpListener::bind(any)).unwrap());
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let (socket, count) = (Arc::clone(&listener), Arc::clone(&accepted));
+        thread::spawn(move || {
+            // Ends when `Echo` is dropped, which shuts the listening socket down.
+            while let Ok((stream, _)) = socket.accept() {
+                count.fetch_add(1, Ordering::SeqCst);
+                thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+            }
+        });
+        Echo { listener, accepted }
+    }
+}
+
+/// A listening port; see [`Host::echo`].
+pub(crate) struct Echo {
+    listener: Arc<TcpListener>,
+    accepted: Arc<AtomicUsize>,
+}
+
+impl Echo {
+    /// How many connections have been accepted.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        use std::os::fd::AsRawFd as _;
+        let _ =
+            nix::sys::socket::shutdown(self.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+    }
+}
+
+/// Whether a connection to an [`Echo`] still carries bytes, there and back.
+pub(crate) fn is_alive(mut stream: &TcpStream) -> bool {
+    let mut back = [0; 4];
+    stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut back).is_ok() && back == *b"ping"
+}
+
+/// Says that nothing more will be sent, so that an [`Echo`] lets go of the connection.
+pub(crate) fn hang_up(stream: &TcpStream) {
+    let _ = stream.shutdown(Shutdown::Both);
+}

@@ -1,0 +1,214 @@
+//! What the iptables back end does to packets, with both programs of that name: the one that speaks to `nf_tables` and the
+//! legacy one, which replaces the whole table at each change.
+
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::agent::Agent;
+use crate::net::{CLIENT, Net, SERVER, until};
+
+const CHAIN: &str = "iptables:KNOCKKNOCK";
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Nft,
+    Legacy,
+}
+const KINDS: [Kind; 2] = [Kind::Nft, Kind::Legacy];
+
+/// A hand-made firewall that drops by default. `$1` is iptables or ip6tables.
+const DROP_BY_DEFAULT: &str = "
+    $1 -P INPUT DROP
+    $1 -A INPUT -i lo -j ACCEPT
+    $1 -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+    case $1 in ip6*) $1 -A INPUT -p icmpv6 -j ACCEPT ;; esac";
+
+struct World {
+    net: Net,
+    daemon: Agent,
+    client: Agent,
+    kind: Kind,
+}
+
+impl World {
+    fn new(kind: Kind) -> Self {
+        let net = Net::new();
+        let daemon = Agent::start_after(
+            &net.server.name,
+            match kind {
+                Kind::Nft => "true",
+                Kind::Legacy => {
+                    "mount --bind /usr/sbin/xtables-legacy-multi /usr/sbin/xtables-nft-multi"
+                }
+            },
+        );
+        let client = net.client.agent();
+        let mut world = Self { net, daemon, client, kind };
+        for tool in ["iptables", "ip6tables"] {
+            world.net.server.run(&["sh", "-ec", DROP_BY_DEFAULT, "sh", &world.tool(tool)]);
+        }
+        world.daemon.ask("listen 22");
+        world
+    }
+
+    fn tool(&self, name: &str) -> String {
+        format!("{name}-{}", if self.kind == Kind::Nft { "nft" } else { "legacy" })
+    }
+
+    /// The rules of the ruleset that name our chain, and how many of them are grants.
+    fn rules(&self, v: usize) -> (Vec<String>, usize) {
+        let tool = self.tool(["iptables", "ip6tables"][v]);
+        let rules = self.net.server.run(&[&tool, "-S"]);
+        let ours: Vec<String> =
+            rules.lines().filter(|line| line.contains("KNOCKKNOCK")).map(str::to_owned).collect();
+        let grants = ours.iter().filter(|rule| rule.contains("hashlimit")).count();
+        (ours, grants)
+    }
+}
+
+#[test]
+fn exactly_one_connection_gets_in_and_other_grants_do_not_let_in_another() {
+    for kind in KINDS {
+        let mut world = World::new(kind);
+        world.daemon.split(CHAIN);
+        for v in [0, 1] {
+            assert_eq!(world.client.connect(SERVER[v], 22), "timed out", "{kind:?} before");
+            assert_eq!(world.daemon.open(CLIENT[v], 22, 600), "Ok(Opened)");
+            assert_eq!(world.client.connect(SERVER[v], 23), "timed out", "{kind:?} another port");
+            assert_eq!(world.client.connect(SERVER[v], 22), "connected", "{kind:?}");
+            assert_eq!(world.client.ask("talk 22"), "talked");
+            assert_eq!(world.client.connect(SERVER[v], 22), "timed out", "{kind:?} a second one");
+            let other = ["192.0.2.7", "2001:db8::7"][v];
+            assert_eq!(world.daemon.open(other, 22, 600), "Ok(Opened)");
+            assert_eq!(
+                world.client.connect(SERVER[v], 22),
+                "timed out",
+                "{kind:?} after another grant"
+            );
+            assert_eq!(world.daemon.open(CLIENT[v], 22, 600), "Ok(Opened)");
+            assert_eq!(world.rules(v).1, 2, "renewed, not doubled");
+            assert_eq!(world.client.connect(SERVER[v], 22), "connected", "{kind:?} renewed");
+            assert_eq!(
+                world.client.connect(SERVER[v], 22),
+                "timed out",
+                "{kind:?} renewed, a second one"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_syn_that_is_sent_again_still_gets_in() {
+    for kind in KINDS {
+        for v in [0, 1] {
+            let mut world = World::new(kind);
+            world.net.server.nft(
+                "add table inet lossy; add chain inet lossy c { type filter hook output priority -400; }; \
+                 add rule inet lossy c tcp sport 22 drop",
+            );
+            world.daemon.split(CHAIN);
+            assert_eq!(world.daemon.open(CLIENT[v], 22, 600), "Ok(Opened)");
+            world.client.order(&format!("connect {} 22 20000", SERVER[v]));
+            let marked =
+                ["conntrack", "-L", "-f", ["ipv4", "ipv6"][v], "--mark", "0x20000000/0x20000000"];
+            until(5, "the SYN uses the grant up", || {
+                world.net.server.run(&marked).contains("src=")
+            });
+            world.net.server.nft("delete table inet lossy");
+            assert_eq!(world.client.answer(), "connected", "{kind:?}");
+        }
+    }
+}
+
+#[test]
+fn the_helper_takes_lapsed_rules_away_and_at_its_end_everything() {
+    for kind in KINDS {
+        let mut world = World::new(kind);
+        world.daemon.split(CHAIN);
+        for v in [0, 1] {
+            assert_eq!(world.daemon.open(CLIENT[v], 22, 1), "Ok(Opened)");
+            assert_eq!(world.daemon.open(CLIENT[v], 80, 600), "Ok(Opened)");
+            until(4, "the lapsed rule is taken away", || world.rules(v).1 == 1);
+        }
+        assert_eq!(world.daemon.ask("end"), "exit status 0");
+        assert_eq!((world.rules(0).0, world.rules(1).0), (vec![], vec![]), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_rule_left_by_a_killed_helper_stops_at_its_time_and_the_next_start_takes_it_away() {
+    for kind in KINDS {
+        let mut world = World::new(kind);
+        let helper = Pid::from_raw(world.daemon.split(CHAIN));
+        let start = SystemTime::now();
+        for address in CLIENT {
+            assert_eq!(world.daemon.open(address, 22, 2), "Ok(Opened)");
+        }
+        kill(helper, Signal::SIGKILL).unwrap();
+        assert_eq!(world.daemon.ask("end"), "killed by SIGKILL");
+        // The kernel's own clock is the condition: one second after the grant's end at the latest.
+        until(6, "the time is over", || start.elapsed().unwrap() > Duration::from_millis(3100));
+        for v in [0, 1] {
+            assert_eq!(world.rules(v).1, 1, "{kind:?}: the lapsed rule is still there");
+            assert_eq!(world.client.connect(SERVER[v], 22), "timed out", "{kind:?}");
+        }
+        world.daemon.split(CHAIN);
+        assert_eq!((world.rules(0).1, world.rules(1).1), (0, 0), "{kind:?}");
+        assert_eq!(world.daemon.open(CLIENT[0], 22, 600), "Ok(Opened)");
+        assert_eq!(world.client.connect(SERVER[0], 22), "connected");
+    }
+}
+
+#[test]
+fn after_somebody_elses_flush_the_next_grant_works() {
+    for kind in KINDS {
+        let mut world = World::new(kind);
+        world.daemon.split(CHAIN);
+        assert_eq!(world.daemon.open(CLIENT[0], 22, 600), "Ok(Opened)");
+        let iptables = world.tool("iptables");
+        world.net.server.run(&[&iptables, "-F"]);
+        assert_eq!(world.client.connect(SERVER[0], 22), "timed out", "{kind:?}: flushed is closed");
+        world.net.server.run(&["sh", "-ec", DROP_BY_DEFAULT, "sh", &iptables]);
+        assert_eq!(world.daemon.open(CLIENT[0], 22, 600), "Ok(Opened)");
+        assert_eq!(world.client.connect(SERVER[0], 22), "connected", "{kind:?}");
+    }
+}
+
+#[test]
+fn the_helper_has_uid_0_and_the_two_capabilities_that_iptables_needs() {
+    let mut world = World::new(Kind::Nft);
+    let helper = world.daemon.split(CHAIN);
+    let status = fs::read_to_string(format!("/proc/{helper}/status")).unwrap();
+    let two = format!("{:016x}", (1_u64 << 12) | (1 << 13));
+    for line in [
+        "Uid:\t0\t0\t0\t0".to_owned(),
+        "Gid:\t0\t0\t0\t0".to_owned(),
+        format!("CapInh:\t{:016x}", 0),
+        format!("CapPrm:\t{two}"),
+        format!("CapEff:\t{two}"),
+        format!("CapBnd:\t{two}"),
+        format!("CapAmb:\t{:016x}", 0),
+        "NoNewPrivs:\t1".to_owned(),
+        "Seccomp:\t2".to_owned(),
+    ] {
+        assert!(status.lines().any(|have| have == line), "{line}\n{status}");
+    }
+    let mut descriptors: Vec<_> = fs::read_dir(format!("/proc/{helper}/fd"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    descriptors.sort();
+    assert_eq!(descriptors, ["0", "1", "2"]);
+}
+
+#[cfg(feature = "misbehave")]
+#[test]
+fn a_helper_that_traces_is_killed() {
+    let mut world = World::new(Kind::Nft);
+    world.daemon.split(CHAIN);
+    assert_eq!(world.daemon.open(CLIENT[0], 64004, 15), "Err(Ended)");
+    assert_eq!(world.daemon.ask("end"), "killed for a system call that it may not make");
+}

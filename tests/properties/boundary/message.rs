@@ -1,0 +1,147 @@
+//! What reaches the process that holds a privilege: 24 bytes at a time, here from a daemon that has been taken over.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use knockknock::privileged::{
+    Grants, Limits, Protocol, REPLY_LEN, REQUEST_LEN, Reply, Request, Service,
+};
+
+use super::input::Input;
+
+/// The bytes as limits and then messages, each after some time. Says whether something was granted.
+pub(crate) fn holds(bytes: &[u8]) -> bool {
+    let mut input = Input(bytes);
+    let limits = limits(&mut input);
+    let mut grants = Grants::new(&limits);
+    let mut open = BTreeMap::new();
+    let mut now = Instant::now();
+    let mut granted = false;
+    while !input.is_empty() {
+        now += Duration::from_secs(input.u8().into());
+        let message: [u8; REQUEST_LEN] = input.array();
+        reply(message);
+        let Some(request) = request(message) else { continue };
+        let checked = limits.check(&request);
+        assert_eq!(checked.is_ok(), is_within(&limits, message), "{checked:?} of {message:?}");
+        if checked.is_ok() {
+            granted |= grant(&mut grants, &mut open, &limits, &request, now);
+        }
+    }
+    granted
+}
+
+/// Some limits, among them such as no config makes: nothing may depend on their making sense.
+fn limits(input: &mut Input<'_>) -> Limits {
+    let [flags, max_open, max_open_per_source, services] = input.array();
+    let max_seconds = input.u16();
+    let service = |input: &mut Input<'_>| Service {
+        protocol: if input.u8().is_multiple_of(2) { Protocol::Tcp } else { Protocol::Udp },
+        first_port: input.u16(),
+        last_port: input.u16(),
+    };
+    let services = (0..services % 4).map(|_| service(input)).collect();
+    let own_addresses = vec![IpAddr::from(input.array::<4>()), IpAddr::from(input.array::<16>())];
+    Limits {
+        allow: (flags & 1 == 0).then_some(services),
+        max_seconds,
+        max_open: usize::from(max_open % 8),
+        max_open_per_source: usize::from(max_open_per_source % 4),
+        own_addresses,
+        ipv4: flags & 2 == 0,
+        ipv6: flags & 4 == 0,
+    }
+}
+
+/// The message as a request. It has one form in bytes, and this is what the form is.
+fn request(message: [u8; REQUEST_LEN]) -> Option<Request> {
+    let is_one = message[0] == 1
+        && message[1] == 1
+        && (message[2] == 6 || message[2] == 4 && message[12..] == [0; 12])
+        && (message[3] == 6 || message[3] == 17);
+    let request = Request::decode(&message);
+    assert_eq!(request.is_some(), is_one, "{message:?}");
+    let request = request?;
+    assert_eq!(request.encode(), message);
+    Some(request)
+}
+
+/// What arrives the other way has one form too.
+fn reply(message: [u8; REQUEST_LEN]) {
+    for bytes in message.as_chunks::<REPLY_LEN>().0 {
+        if let Some(reply) = Reply::decode(bytes) {
+            assert_eq!(reply.encode(), *bytes);
+        }
+    }
+}
+
+/// The limits said a second time, from the bytes of the message: nothing of the decoding is taken on trust.
+fn is_within(limits: &Limits, message: [u8; REQUEST_LEN]) -> bool {
+    let [_, _, family, protocol, p0, p1, s0, s1, address @ ..] = message;
+    let (port, seconds) = (u16::from_be_bytes([p0, p1]), u16::from_be_bytes([s0, s1]));
+    let tcp = protocol == 6;
+    let listed = match &limits.allow {
+        None => tcp,
+        Some(services) => services.iter().any(|service| {
+            (service.protocol == Protocol::Tcp) == tcp
+                && port >= service.first_port
+                && port <= service.last_port
+        }),
+    };
+    let is_own = |own: &IpAddr| match own {
+        IpAddr::V4(own) => family == 4 && own.octets() == address[..4],
+        IpAddr::V6(own) => family == 6 && own.octets() == address,
+    };
+    let one_other_host = if family == 4 {
+        // 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4, 255.255.255.255
+        limits.ipv4
+            && address[0] != 0
+            && address[0] != 127
+            && address[0] & 0xf0 != 0xe0
+            && address[..4] != [255; 4]
+    } else {
+        // ::/127, ff00::/8, ::ffff:0:0/96
+        let number = u128::from_be_bytes(address);
+        limits.ipv6 && number > 1 && address[0] != 0xff && number >> 32 != 0xffff
+    };
+    listed
+        && port > 0
+        && seconds > 0
+        && seconds <= limits.max_seconds
+        && one_other_host
+        && !limits.own_addresses.iter().any(is_own)
+}
+
+/// Asks for room as the helper does, and keeps a record of its own of what is open: till when, by address and service.
+fn grant(
+    grants: &mut Grants,
+    open: &mut BTreeMap<(IpAddr, Protocol, u16), Instant>,
+    limits: &Limits,
+    request: &Request,
+    now: Instant,
+) -> bool {
+    open.retain(|_, end| *end > now);
+    let of_source = |open: &BTreeMap<(IpAddr, Protocol, u16), _>| {
+        open.keys().filter(|(address, ..)| *address == request.address).count()
+    };
+    let key = (request.address, request.protocol, request.port);
+    match grants.room_for(request, limits, now) {
+        Ok(()) => {
+            grants.record(request, now);
+            open.insert(key, now + Duration::from_secs(request.seconds.into()));
+            assert!(open.len() <= limits.max_open, "{open:?}");
+            assert!(of_source(open) <= limits.max_open_per_source, "{open:?}");
+            true
+        }
+        Err(full) => {
+            assert!(!open.contains_key(&key), "what is open can be renewed");
+            match full {
+                Reply::Full => assert_eq!(open.len(), limits.max_open),
+                Reply::FullForSource => assert_eq!(of_source(open), limits.max_open_per_source),
+                other => panic!("{other:?} is no reason"),
+            }
+            false
+        }
+    }
+}
