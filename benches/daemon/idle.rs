@@ -1,7 +1,8 @@
 //! What the daemon costs while nothing happens: wake-ups, system calls, memory.
 
-use std::fs;
+use std::io;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -31,6 +32,7 @@ pub(crate) fn run() {
     ]);
     for (name, log) in [("kmsg", Log::Kmsg), ("file", Log::File(Framing::Traditional))] {
         for profiles in [10, 10_000] {
+            println!("{name}, {profiles} profiles ...");
             let mut site = Site::prepare(Net::lan(), log, "");
             site.add_profiles(20_000, profiles - 2);
             site.start_daemon();
@@ -45,7 +47,7 @@ pub(crate) fn run() {
                 profiles.to_string(),
                 processes.threads().to_string(),
                 switches.to_string(),
-                system_calls(&site, processes),
+                system_calls(processes),
                 kib(daemon.rss),
                 kib(daemon.pss),
                 kib(helper.rss),
@@ -60,27 +62,24 @@ fn kib(size: u64) -> String {
     format!("{size} KiB")
 }
 
-/// The system calls that both processes finish while they are idle, as strace counts them.
-fn system_calls(site: &Site, processes: Processes) -> String {
-    let trace = site.net.path("strace");
+/// The system calls that both processes finish while they are idle, as strace tells of them. Into a pipe: a file could
+/// lie below a directory that the daemon watches for its log.
+fn system_calls(processes: Processes) -> String {
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-o"]).arg(&trace);
+    strace.args(["-f", "-qq"]);
     for process in [processes.daemon, processes.helper] {
         strace.args(["-p", &process.to_string()]);
     }
-    let Ok(mut strace) = strace.stderr(Stdio::null()).spawn() else {
+    let Ok(mut strace) = strace.stderr(Stdio::piped()).spawn() else {
         return "strace is not installed".into();
     };
-    rest(Duration::from_secs(1));
-    // What strace itself interrupted is resumed once.
-    let before = lines(&fs::read_to_string(&trace).unwrap());
+    let mut told = strace.stderr.take().unwrap();
+    let told = thread::spawn(move || io::read_to_string(&mut told).unwrap());
     rest(IDLE);
-    let after = lines(&fs::read_to_string(&trace).unwrap());
     kill(Pid::from_raw(strace.id().try_into().unwrap()), Signal::SIGINT).unwrap();
-    let _ = strace.wait();
-    (after - before).to_string()
-}
-
-fn lines(text: &str) -> usize {
-    text.lines().count()
+    strace.wait().unwrap();
+    let told = told.join().unwrap();
+    assert!(told.contains("<detached ...>"), "strace could not look on: {told}");
+    // Those that were waited in all the time have no result.
+    told.lines().filter(|line| line.contains(") = ")).count().to_string()
 }

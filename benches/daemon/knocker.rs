@@ -25,8 +25,6 @@ pub(crate) struct Knocker {
     pub(crate) address: IpAddr,
     next: u32,
     port: u16,
-    /// Whether packets are sent on the first processor and taken on the second.
-    elsewhere: bool,
 }
 
 impl Knocker {
@@ -41,7 +39,6 @@ impl Knocker {
             address: client.into(),
             next: counter.read().unwrap(),
             port: 1000,
-            elsewhere: false,
         }
     }
 
@@ -62,22 +59,9 @@ impl Knocker {
         let (source_port, flow_high) = (40_000, 0);
         let packet =
             KnockPacket { ends: self.ends, source_port, knock_port: KNOCK_PORT, fields, flow_high };
-        if self.elsewhere {
-            on_processors(&[0]);
-        }
         let start = Instant::now();
         self.raw.send(&packet, 0).unwrap();
-        if self.elsewhere {
-            on_processors(&[0, 1]);
-        }
         start
-    }
-
-    /// Has the server take its packets on the other processor, in an interrupt, as from a real network.
-    pub(crate) fn arrive_elsewhere(&mut self, site: &Site) {
-        let queue = "/sys/class/net/eth0/queues/rx-0/rps_cpus";
-        site.net.server.run(&["sh", "-c", &format!("echo 2 >{queue}")]);
-        self.elsewhere = true;
     }
 
     /// Lets the program `knock` go on with this profile where we are.
@@ -93,10 +77,16 @@ impl Knocker {
     }
 }
 
-/// This thread runs on these processors alone, where there are so many.
-fn on_processors(numbers: &[usize]) {
+/// Has a server take its packets on the second processor, in an interrupt, as from a real network.
+pub(crate) fn take_packets_on_the_second_processor(site: &Site) {
+    let queue = "/sys/class/net/eth0/queues/rx-0/rps_cpus";
+    site.net.server.run(&["sh", "-c", &format!("echo 2 >{queue}")]);
+}
+
+/// This thread leaves the second processor alone from now on, or does not, where there are so many.
+pub(crate) fn leave_second_processor_alone(alone: bool) {
     let mut set = CpuSet::new();
-    for &number in numbers {
+    for number in (0..CpuSet::count()).filter(|&number| number != 1 || !alone) {
         set.set(number).unwrap();
     }
     let _ = sched_setaffinity(Pid::from_raw(0), &set);

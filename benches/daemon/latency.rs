@@ -17,7 +17,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::drain::follow;
 use crate::kernel_log::Framing;
-use crate::knocker::Knocker;
+use crate::knocker::{Knocker, leave_second_processor_alone, take_packets_on_the_second_processor};
 use crate::net::Net;
 use crate::rules::{Key, RuleEvents, rest};
 use crate::site::{HOST, KNOCK_PORT, Log, Site, write_private};
@@ -28,6 +28,8 @@ const KNOCKS: usize = 200;
 const COMMANDS: u16 = 100;
 /// The firewall script logs 200 knocks of one source at once and 4 a second after that: a site for each 200.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The longest time between two ticks of the kernel's clock (`CONFIG_HZ=100`).
+const TICK: Duration = Duration::from_millis(10);
 pub(crate) const CONFIG: &str = "max_open_per_source = 1024\n";
 
 pub(crate) fn run() {
@@ -35,10 +37,11 @@ pub(crate) fn run() {
     let mut show = |name: &str, samples: &Samples| {
         let shown = [50, 95, 0, 100].map(|percent| seconds(samples.percentile(percent)));
         let [median, high, least, most] = shown;
+        println!("{name}: {median} ...");
         table.row([name.into(), median, high, least, most]);
     };
     kmsg(&mut show);
-    arriving(&mut show);
+    at_work(&mut show);
     kmsg_read_along(&mut show);
     program(&mut show);
     rsyslog(&mut show);
@@ -46,13 +49,15 @@ pub(crate) fn run() {
     table.print(&format!("Latency ({KNOCKS} knocks each, {COMMANDS} times `knock` and `nft`)"));
 }
 
-/// `/dev/kmsg`, with the things to compare in turns.
+/// `/dev/kmsg`, with the things to compare in turns. The SYN arrives at a processor that has nothing else to do, as it
+/// mostly does from a network.
 fn kmsg(show: &mut impl FnMut(&str, &Samples)) {
     let site = Site::start(Net::lan(), Log::Kmsg, CONFIG);
     site.net.server.run(&[
         "nft",
         "table inet bench { set open4 { type ipv4_addr . inet_proto . inet_service; flags dynamic,timeout; }; }",
     ]);
+    take_packets_on_the_second_processor(&site);
     let rules = RuleEvents::of(&site.net.server);
     let mut knocker = Knocker::of(&site);
     let counter_dir = site.net.path("alone");
@@ -62,16 +67,18 @@ fn kmsg(show: &mut impl FnMut(&str, &Samples)) {
 
     let [mut knock, mut synced, mut nft] = [const { Samples::new() }; 3];
     for nth in 0..KNOCKS {
-        rest(PAUSE);
+        leave_second_processor_alone(true);
+        pause(nth);
         let (port, fields) = knocker.knock();
         let start = knocker.send(fields);
         knock.add_time(rules.wait_for(&Key::new(knocker.address, port)) - start);
+        leave_second_processor_alone(false);
 
-        rest(PAUSE / 4);
+        pause(nth);
         synced.add_time(time(|| counter.write(u32::try_from(nth).unwrap()).unwrap()).0);
 
         if nth % 2 == 0 {
-            rest(PAUSE / 4);
+            pause(nth);
             rules.clear();
             let element = format!(
                 "add element inet bench open4 {{ {} . tcp . {port} timeout 15s }}",
@@ -90,20 +97,20 @@ fn kmsg(show: &mut impl FnMut(&str, &Samples)) {
     show("beside it: a bare `nft add element`, start to rule", &nft);
 }
 
-/// As from a network card: the packet interrupts a processor that has nothing else to do, if there is one.
-fn arriving(show: &mut impl FnMut(&str, &Samples)) {
+/// The same, but the SYN arrives at the processor that its sender is at work on: there the kernel wakes who reads its
+/// log at the next tick of its clock and no sooner (`wake_up_klogd`, a lazy `irq_work`).
+fn at_work(show: &mut impl FnMut(&str, &Samples)) {
     let site = Site::start(Net::lan(), Log::Kmsg, CONFIG);
     let rules = RuleEvents::of(&site.net.server);
     let mut knocker = Knocker::of(&site);
-    knocker.arrive_elsewhere(&site);
     let mut samples = Samples::new();
-    for _ in 0..KNOCKS {
-        rest(PAUSE);
+    for nth in 0..KNOCKS {
+        pause(nth);
         let (port, fields) = knocker.knock();
         let start = knocker.send(fields);
         samples.add_time(rules.wait_for(&Key::new(knocker.address, port)) - start);
     }
-    show("kmsg: the same, SYN taken by another processor", &samples);
+    show("kmsg: the same, at a processor at work", &samples);
 }
 
 /// The same while another one reads the records too.
@@ -122,8 +129,8 @@ fn program(show: &mut impl FnMut(&str, &Samples)) {
     let mut knocker = Knocker::of(&site);
     knocker.hand_over(&site);
     let mut command = Samples::new();
-    for _ in 0..COMMANDS {
-        rest(PAUSE);
+    for nth in 0..COMMANDS {
+        pause(nth.into());
         let (port, _) = knocker.knock();
         let (start, mut child) = site.net.client.inside(|| {
             let start = Instant::now();
@@ -156,8 +163,8 @@ fn our_own_line(show: &mut impl FnMut(&str, &Samples)) {
     let rules = RuleEvents::of(&site.net.server);
     let mut knocker = Knocker::of(&site);
     let mut written = Samples::new();
-    for _ in 0..KNOCKS {
-        rest(PAUSE / 4);
+    for nth in 0..KNOCKS {
+        pause(nth);
         let (port, fields) = knocker.knock();
         let line = knock_line(&site.net.prefix, knocker.address, KNOCK_PORT, &fields);
         let start = Instant::now();
@@ -167,11 +174,19 @@ fn our_own_line(show: &mut impl FnMut(&str, &Samples)) {
     show("a file: line written to rule", &written);
 }
 
+/// Lets the machine come to rest, for a time that ends anywhere between two ticks: what ends at a tick, as much does,
+/// would else begin all that follows a pause of fixed length just after one.
+fn pause(nth: usize) {
+    // The golden ratio's fractions lie evenly, however many there are.
+    let part = (nth as f64 * 0.618_033_988_749_895).fract();
+    rest(PAUSE + TICK.mul_f64(part));
+}
+
 /// Knocks while we read the log too: SYN to line, line to rule.
 fn watched(rules: &RuleEvents, knocker: &mut Knocker, reader: &Reader) -> (Samples, Samples) {
     let (mut lines, mut after) = (Samples::new(), Samples::new());
-    for _ in 0..KNOCKS {
-        rest(PAUSE);
+    for nth in 0..KNOCKS {
+        pause(nth);
         let (port, fields) = knocker.knock();
         let start = knocker.send(fields);
         let rule = rules.wait_for(&Key::new(knocker.address, port));

@@ -1,7 +1,7 @@
 //! The files of a profile as bytes: opened and read, not yet looked at.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -93,9 +93,14 @@ fn read_file(path: &Path) -> Result<(Vec<u8>, bool), ProfileError> {
     if metadata.len() > MAX_LEN {
         return Err(ProfileError::TooLarge(path.to_owned()));
     }
-    // Room for all at once: a buffer that grows leaves copies of a key behind in memory.
-    let mut bytes = Vec::with_capacity(usize::try_from(MAX_LEN).unwrap_or(usize::MAX));
-    file.take(MAX_LEN).read_to_end(&mut bytes).map_err(unreadable)?;
+    // Room for all of it and the end at once: a buffer that grows leaves copies of a key behind in memory, and a larger
+    // one for each of ten thousand profiles leaves the daemon with hundreds of megabytes.
+    let whole = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+    let mut bytes = Vec::with_capacity(whole + 1);
+    file.take(metadata.len() + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() > whole {
+        return Err(unreadable(io::Error::other("it grew while it was read; try again")));
+    }
     Ok((bytes, metadata.mode() & 0o077 != 0))
 }
 

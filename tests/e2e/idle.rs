@@ -5,7 +5,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cost::Processes;
+use crate::cost::{Memory, Processes};
 use crate::net::{Family, Net};
 use crate::site::{Log, Site, logs};
 use crate::talk::Reach;
@@ -45,6 +45,8 @@ fn ten_thousand_profiles_are_followed_and_the_last_one_opens() {
     site.minimal_firewall(&["--knock-port", &(FIRST + COUNT - 1).to_string()]);
     site.add_profiles(FIRST, COUNT);
     site.start_daemon();
+    let memory = Memory::of(site.daemon().pid()).rss;
+    assert!(memory < 32 * 1024, "{memory} KiB for {COUNT} profiles");
     let _service = site.net.server.echo(2222);
 
     let last = format!("guest-{}", FIRST + COUNT - 1);
