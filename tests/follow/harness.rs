@@ -317,7 +317,7 @@ pub(crate) fn logrotate(log: &Path, words: &str) -> Option<()> {
         .into_iter()
         .find(|path| Path::new(path).exists());
     let Some(program) = program else {
-        eprintln!("logrotate is not installed: nothing is tested with it");
+        cannot_test("logrotate is not installed");
         return None;
     };
     let configuration: PathBuf = directory.join("logrotate.conf");
@@ -332,6 +332,13 @@ pub(crate) fn logrotate(log: &Path, words: &str) -> Option<()> {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Some(())
+}
+
+/// A tool is missing: nothing is tested with it by a plain `cargo test`, and `scripts/test.sh`, which installs it, fails.
+#[track_caller]
+pub(crate) fn cannot_test(why: &str) {
+    assert!(!cfg!(feature = "e2e"), "{why}");
+    eprintln!("{why}: nothing is tested with it");
 }
 
 /// Sets a flag when a test is over, also when it fails.

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::{line, wait_until};
+use crate::harness::{cannot_test, line, wait_until};
 
 const PROGRAM: &str = "/usr/sbin/rsyslogd";
 
@@ -22,7 +22,7 @@ impl Rsyslog {
     /// `None` where it is not installed.
     pub(crate) fn start(log: &Path) -> Option<Self> {
         if !Path::new(PROGRAM).exists() {
-            eprintln!("rsyslog is not installed: nothing is tested with it");
+            cannot_test("rsyslog is not installed");
             return None;
         }
         let directory = log.parent()?.join("rsyslog");
