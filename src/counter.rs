@@ -10,7 +10,7 @@
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::layout::classic::SPENT;
@@ -56,8 +56,14 @@ impl Counter {
     }
 
     /// Makes `counter` durable: written and synced (fdatasync) when this returns.
+    ///
+    /// A file that was removed, or that another was moved over, takes a write and keeps nothing: whoever opens the
+    /// profile next finds an older counter, or none.
     pub fn write(&self, counter: u32) -> Result<(), CounterError> {
         let (_, digits) = self.parse()?;
+        if self.metadata()?.nlink() == 0 {
+            return Err(self.error(Kind::Removed));
+        }
         let text = format!("{counter:0digits$}\n");
         self.file
             .write_all_at(text.as_bytes(), 0)
@@ -127,6 +133,7 @@ enum Kind {
     NotANumber,
     TooLarge,
     Spent,
+    Removed,
 }
 
 impl CounterError {
@@ -152,6 +159,7 @@ impl fmt::Display for CounterError {
                 "the counter file holds something other than one decimal number; write the other side's counter into it, or make a new profile",
             ),
             Kind::TooLarge => write!(f, "the counter is larger than {SPENT}; write the other side's counter into it, or make a new profile"),
+            Kind::Removed => f.write_str("the counter file was removed or replaced while in use, so nothing that is written would last; if the profile is to stay, restart the daemon"),
             Kind::Spent => f.write_str("every counter of this profile has been used; make a new profile with knock-genprofile"),
         }
     }
@@ -232,6 +240,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(Counter::open(dir.path()).is_err());
         assert!(!dir.path().join(FILE_NAME).exists());
+    }
+
+    #[test]
+    fn a_counter_that_was_removed_or_replaced_since_is_not_moved() {
+        let (dir, file) = with_content(b"9\n");
+        let counter = Counter::open(dir.path()).unwrap();
+        fs::write(dir.path().join("new"), b"5\n").unwrap();
+        fs::rename(dir.path().join("new"), &file).unwrap();
+        let error = counter.write(10).unwrap_err();
+        assert!(error.to_string().contains("removed or replaced"), "{error}");
+        assert!(counter.spend(drop).is_err());
+        assert_eq!(fs::read(&file).unwrap(), b"5\n");
+        fs::remove_file(&file).unwrap();
+        assert!(counter.write(10).is_err());
     }
 
     #[test]

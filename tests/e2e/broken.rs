@@ -254,6 +254,18 @@ fn a_counter_that_cannot_be_written_opens_nothing_and_does_not_move() {
 }
 
 #[test]
+fn a_profile_that_is_removed_opens_nothing_from_then_on() {
+    let mut site = Site::start(Net::lan(), Log::Kmsg, "");
+    let _service = site.net.server.echo(PORT);
+    fs::remove_dir_all(site.profile("client")).unwrap();
+    site.send_knock(Family::V4, PORT);
+    let said = site.wait_for("removed or replaced");
+    assert_says(&said, &["opened nothing", "client/counter"]);
+    assert_eq!(site.reach(Family::V4, PORT), Reach::Refused);
+    assert_eq!(site.grants(), Vec::<String>::new());
+}
+
+#[test]
 fn a_client_that_cannot_keep_its_counter_sends_nothing() {
     let net = Net::lan();
     let disk = Disk::mount(net.path("home-client"));
