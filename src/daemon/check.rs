@@ -28,6 +28,13 @@ pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
 
     let source = setup.source();
     match &source {
+        Ok(Opened::File(file)) if !file.is_there() => found.problem(
+            "log",
+            format_args!(
+                "there is no {:?}; the daemon would wait for one, and hear nothing until then",
+                file.path()
+            ),
+        ),
         Ok(source) => say("log", source),
         Err(failure) => found.problem("log", failure),
     }

@@ -33,7 +33,7 @@ pub(super) fn restrict_files(readable: &[PathBuf]) -> Result<bool, SandboxError>
         .scope(Scope::AbstractUnixSocket)?
         .create()?;
     for dir in readable {
-        // A directory that is not there yet cannot be allowed. The one above it is in the list too.
+        // One that the user may not even pass through stays shut.
         if let Ok(dir) = PathFd::new(dir) {
             rules =
                 rules.add_rule(PathBeneath::new(dir, AccessFs::ReadFile | AccessFs::ReadDir))?;

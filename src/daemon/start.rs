@@ -5,13 +5,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{Gid, Pid};
+use nix::unistd::Pid;
 
 use super::door::Door;
 use super::failure::Failure;
@@ -79,28 +78,27 @@ fn prepare(setup: &Setup, user: &Ids, limits: Limits, helper: Pid) -> Result<Pre
 }
 
 /// The group that may read the log file, beside the user's own, where that takes a group: the file is opened again when
-/// it was rotated. Root's group is nobody's to have.
+/// it was rotated.
 fn with_group_of(source: &Opened, user: &Ids) -> Ids {
     let group = match source {
-        Opened::File(file) => file.path().metadata().ok().and_then(|log| {
-            let by_group_alone = log.mode() & 0o044 == 0o040;
-            (by_group_alone && log.gid() != 0).then(|| Gid::from_raw(log.gid()))
-        }),
+        Opened::File(file) => file.group(),
         Opened::Kmsg(_) => None,
     };
     Ids { groups: group.into_iter().collect(), ..*user }
 }
 
 /// Where the log is opened again after it was rotated: below the directory above its own, so that its own may be
-/// replaced, and likewise where a link leads to.
+/// replaced, and likewise where a link leads to. Of what is not there yet, below what is: but never all of `/`.
 fn directories(source: &Opened) -> Vec<PathBuf> {
     let Opened::File(file) = source else { return Vec::new() };
     let above = |path: &Path| {
         let dir = path.parent()?;
-        Some(dir.parent().filter(|above| above.parent().is_some()).unwrap_or(dir).to_owned())
+        let above = dir.parent().filter(|above| above.parent().is_some()).unwrap_or(dir);
+        let there = above.ancestors().find(|dir| dir.is_dir())?;
+        there.parent().map(|_| there.to_owned())
     };
-    let target = file.path().canonicalize().ok();
-    [above(file.path()), target.as_deref().and_then(above)].into_iter().flatten().collect()
+    let linked = Some(file.leads_to()).filter(|real| !file.path().starts_with(real));
+    [above(file.path()), linked.as_deref().and_then(above)].into_iter().flatten().collect()
 }
 
 /// The directory that opening the log again is relative to.

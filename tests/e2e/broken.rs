@@ -122,6 +122,7 @@ fn a_log_that_is_missing_is_waited_for_and_one_that_is_no_file_is_refused() {
     let mut site = Site::prepare(Net::lan(), Log::File(crate::kernel_log::Framing::Iso), "");
     let kern_log = site.rsyslog().kern_log.clone();
     fs::remove_file(&kern_log).unwrap();
+    assert_says(&check_finds(&site), &["log       PROBLEM: there is no", "rsyslog/kern.log"]);
     site.start_daemon();
     site.wait_for("waiting for one");
     site.rsyslog().reopen();
@@ -146,11 +147,47 @@ fn a_log_that_may_not_be_read_after_rotation_is_told_of() {
     fs::rename(&kern_log, kern_log.with_extension("log.1")).unwrap();
     fs::write(&kern_log, "").unwrap();
     fs::set_permissions(&kern_log, fs::Permissions::from_mode(0o600)).unwrap();
-    site.wait_for("may not be read any more");
+    site.wait_for("kern.log\" may not be read; restart the daemon");
     // It is not given up: once it may be read again, knocks are heard.
     fs::set_permissions(&kern_log, fs::Permissions::from_mode(0o644)).unwrap();
     site.rsyslog().reopen();
     site.knock(Family::V6, PORT);
+}
+
+#[test]
+fn a_log_whose_directories_come_later_or_are_others_is_read_or_told_of() {
+    let mut site = Site::prepare(Net::lan(), Log::Kmsg, "");
+    let here = site.net.path("logs");
+    fs::create_dir(&here).unwrap();
+    for (nth, (log, leads_to)) in
+        [("a/b/kern.log", "a/b/kern.log"), ("linked/kern.log", "elsewhere/deep/kern.log")]
+            .into_iter()
+            .enumerate()
+    {
+        let (log, leads_to) = (here.join(log), here.join(leads_to));
+        if log != leads_to {
+            fs::create_dir_all(log.parent().unwrap()).unwrap();
+            fs::create_dir_all(leads_to.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink(&leads_to, &log).unwrap();
+        }
+        let mut daemon = site.net.server.command(env!("CARGO_BIN_EXE_knock-daemon"));
+        daemon.arg("--config-dir").arg(site.config_dir()).args(["--user", "nobody", "--log"]);
+        daemon.arg(&log);
+        site.start_as(daemon);
+        site.wait_for("waiting for one");
+        fs::create_dir_all(leads_to.parent().unwrap()).unwrap();
+        fs::write(&leads_to, "").unwrap();
+        site.wait_for("is a new file");
+        if nth == 0 {
+            // More of the way than the daemon may look below is another: no line can be read, so one must be said.
+            fs::remove_dir_all(&here).unwrap();
+            fs::create_dir_all(leads_to.parent().unwrap()).unwrap();
+            fs::write(&leads_to, "").unwrap();
+            let said = site.wait_for("shut itself out of");
+            assert_says(&said, &["logs/a/b/kern.log", "restart"]);
+        }
+        site.stop_daemon();
+    }
 }
 
 #[test]

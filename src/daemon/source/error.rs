@@ -67,8 +67,10 @@ pub enum Report {
     },
     /// A line longer than the given bytes was refused.
     LineTooLong(PathBuf, usize),
-    /// The file at the path may not be read any more. The group is the one that the file had at the start.
+    /// The file at the path may not be read. The group is the one that was taken along at the start to read it.
     NoAccess(PathBuf, Option<String>),
+    /// The file may be read, but not by this process: the way to it is another than at the start.
+    OutOfReach(PathBuf),
     /// What is at the path is no regular file.
     NotAFile(PathBuf),
     /// The file at the path could not be opened or read for another reason.
@@ -98,15 +100,19 @@ impl fmt::Display for Report {
                 write!(f, "{path:?} has a line longer than {limit} bytes; ignored it")
             }
             Self::NoAccess(path, group) => {
-                write!(f, "{path:?} may not be read any more; make it readable for ")?;
+                write!(f, "{path:?} may not be read; ")?;
                 match group {
-                    Some(group) => write!(f, "the group {group:?} as before"),
-                    None => f.write_str("the daemon's group"),
+                    Some(group) => write!(f, "make it readable for the group {group:?} as before"),
+                    None => f.write_str("restart the daemon, or make it readable for its user"),
                 }?;
                 f.write_str(
                     " (logrotate: the `create` line; rsyslog: $FileGroup and $FileCreateMode)",
                 )
             }
+            Self::OutOfReach(path) => write!(
+                f,
+                "{path:?} now is in a directory that the daemon shut itself out of at its start; restart it"
+            ),
             Self::NotAFile(path) => write!(f, "{path:?} is no regular file; waiting for one"),
             Self::Unreadable(path, error) => {
                 write!(f, "cannot read {path:?}: {error}; trying again when it changes")
@@ -135,10 +141,7 @@ mod tests {
     fn a_report_names_the_file_and_what_to_do_and_lets_no_path_speak_to_the_terminal() {
         let path = PathBuf::from("/var/log/\x1b[2Jkern.log");
         let text = Report::NoAccess(path.clone(), Some("adm".into())).to_string();
-        assert!(
-            text.starts_with(r#""/var/log/\u{1b}[2Jkern.log" may not be read any more"#),
-            "{text}"
-        );
+        assert!(text.starts_with(r#""/var/log/\u{1b}[2Jkern.log" may not be read; "#), "{text}");
         assert!(text.contains("\"adm\"") && text.contains("logrotate"), "{text}");
         let text = SourceError::NotAFile(path).to_string();
         assert!(!text.contains('\x1b') && text.contains("--log"), "{text}");

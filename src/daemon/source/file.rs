@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -69,7 +69,7 @@ impl OpenedFile {
         let (mut first, mut group) = (None, None);
         match open_log(root.as_fd(), &path) {
             Ok(file) => {
-                group = Some(Gid::from_raw(file.metadata().map_err(cannot)?.gid()));
+                group = group_that_opens(&file.metadata().map_err(cannot)?);
                 let file = regular(file).map_err(cannot)?;
                 let (file, identity) = file.ok_or_else(|| SourceError::NotAFile(path.clone()))?;
                 first = Some(Tail::from_end(file, identity).map_err(cannot)?);
@@ -89,7 +89,19 @@ impl OpenedFile {
         &self.path
     }
 
-    /// The group that may read the log, if it exists: the unprivileged side needs it when the log is rotated.
+    /// Whether there is a file to read yet.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.first.is_some()
+    }
+
+    /// Where the path leads, links resolved: to the file, or to the first thing on the way that is missing.
+    #[must_use]
+    pub fn leads_to(&self) -> PathBuf {
+        Trail::of(&self.path).file
+    }
+
+    /// The group that reading the log takes: the unprivileged side needs it when the log is rotated.
     #[must_use]
     pub fn group(&self) -> Option<Gid> {
         self.group
@@ -102,6 +114,7 @@ impl OpenedFile {
         Ok(FileLog {
             path: self.path,
             root: self.root,
+            group: self.group,
             group_name: self.group_name,
             trouble: None,
             watch,
@@ -116,6 +129,7 @@ impl OpenedFile {
 pub struct FileLog {
     path: PathBuf,
     root: OwnedFd,
+    group: Option<Gid>,
     group_name: Option<String>,
     watch: Watch,
     /// What was last reported to be at the path in place of a file that can be read.
@@ -212,13 +226,25 @@ impl FileLog {
             Ok(Some((file, identity))) => return self.found(file, identity),
             Ok(None) => Report::NotAFile(path),
             Err(error) if is_missing(&error) => Report::Missing(path),
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                Report::NoAccess(path, self.group_name.clone())
-            }
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => self.denied(path),
             Err(error) => Report::Unreadable(path, error.to_string()),
         };
         let known = self.trouble.replace(trouble.clone());
         Ok((known.as_ref() != Some(&trouble)).then_some(trouble))
+    }
+
+    /// The file may not be opened: because of its mode, or because the way to it now leads through directories that the
+    /// sandbox did not let in at the start. Looking at a file is not opening it, so its mode can be told.
+    fn denied(&self, path: PathBuf) -> Report {
+        let readable = path.metadata().is_ok_and(|log| {
+            log.mode() & 0o004 != 0
+                || log.mode() & 0o040 != 0 && self.group == Some(Gid::from_raw(log.gid()))
+        });
+        if readable {
+            Report::OutOfReach(path)
+        } else {
+            Report::NoAccess(path, self.group_name.clone())
+        }
     }
 
     fn found(&mut self, file: File, identity: Identity) -> io::Result<Option<Report>> {
@@ -265,6 +291,13 @@ impl AsFd for FileLog {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.watch.as_fd()
     }
+}
+
+/// The group that must be taken along to open the log again: none where others may read it too. Root's group is nobody's
+/// to have.
+fn group_that_opens(log: &Metadata) -> Option<Gid> {
+    let by_group_alone = log.mode() & 0o044 == 0o040;
+    (by_group_alone && log.gid() != 0).then(|| Gid::from_raw(log.gid()))
 }
 
 /// No such file, or a directory on the way that is none (now).
