@@ -54,7 +54,10 @@ pub enum NotASyn {
 impl fmt::Display for NotASyn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Framing => f.write_str("the line does not begin as this log's lines do"),
+            Self::Framing => f.write_str(
+                "the line does not begin as this log's lines do: of a file, one of rsyslog's own time formats is read \
+                 (RSYSLOG_TraditionalFileFormat, RSYSLOG_FileFormat); --log kmsg needs none",
+            ),
             Self::NotKernel => f.write_str("the line is not the kernel's"),
             Self::OtherPrefix => f.write_str("the message does not begin with the log prefix"),
             Self::Malformed(expected) => write!(f, "no kernel packet line: expected {expected}"),

@@ -37,8 +37,8 @@ pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
             say::ready();
             let log_prefix = setup.config.log_prefix.clone();
             let verbose = setup.verbose;
-            let told_of_no_sequence = false;
-            Watch { source, door, helper, signals, log_prefix, verbose, told_of_no_sequence }.run()
+            let told_of = Vec::new();
+            Watch { source, door, helper, signals, log_prefix, verbose, told_of }.run()
         }
         Err(failure) => {
             // Whoever looks after we have ended finds nothing of ours.

@@ -26,8 +26,8 @@ pub(super) struct Watch {
     pub(super) signals: SignalFd,
     pub(super) log_prefix: String,
     pub(super) verbose: bool,
-    /// It was said that the firewall's log rule leaves out what a knock is in.
-    pub(super) told_of_no_sequence: bool,
+    /// What was said to be wrong with every line: once is enough.
+    pub(super) told_of: Vec<NotASyn>,
 }
 
 impl Watch {
@@ -79,7 +79,7 @@ impl Watch {
     /// Reads what there is, up to a bound, so that a flood does not keep a signal waiting; what is left wakes the loop
     /// again.
     fn read(mut self, knock_ports: &PortSet) -> Result<Self, Failure> {
-        let Self { source, door, helper, log_prefix, verbose, told_of_no_sequence, .. } = &mut self;
+        let Self { source, door, helper, log_prefix, verbose, told_of, .. } = &mut self;
         let framing = source.framing();
         let mut gone = None;
         let reports = source.read(knock_ports, &mut |bytes| {
@@ -89,7 +89,8 @@ impl Watch {
             let syn = match line::parse(bytes.trim_ascii_end(), framing, log_prefix.as_bytes()) {
                 Ok(syn) => syn,
                 // Nobody's knock would ever be heard, and the admin could not know why.
-                Err(why @ NotASyn::NoSequence) if !std::mem::replace(told_of_no_sequence, true) => {
+                Err(why @ (NotASyn::NoSequence | NotASyn::Framing)) if !told_of.contains(&why) => {
+                    told_of.push(why);
                     return say::event(why);
                 }
                 Err(why) => return say::detail(*verbose, format_args!("not a knock: {why}")),
