@@ -576,6 +576,24 @@ fn what_was_cut_before_it_was_read_is_read_from_the_copy() {
 }
 
 #[test]
+fn the_copy_is_found_among_two_years_of_older_ones() {
+    let (directory, log) = place();
+    for day in 0..730 {
+        fs::write(directory.path().join(format!("kern.log-{day}.gz")), [7; 50]).unwrap();
+    }
+    append(&log, lines(0..5));
+    let mut source = source(&log);
+    append(&log, lines(5..10));
+    assert_eq!(read_all(&mut source).0, [5, 6, 7, 8, 9]);
+    append(&log, lines(10..20));
+    fs::copy(&log, directory.path().join("kern.log-20261120")).unwrap();
+    fs::write(&log, lines(20..30)).unwrap();
+    let (numbers, reports) = read_all(&mut source);
+    assert_eq!(numbers, (10..30).collect::<Vec<_>>());
+    assert_eq!(reports, [Report::Truncated { path: log, from_copy: true }]);
+}
+
+#[test]
 fn the_hole_that_a_truncation_leaves_is_skipped() {
     let (_directory, log) = place();
     append(&log, "");

@@ -15,8 +15,9 @@ use nix::dir::Dir;
 use super::file::{open_log, regular};
 use super::tail::{Identity, Tail};
 
-/// How many files beside the log are looked into. A year of weekly rotations has fewer.
-const MOST_NEIGHBOURS: usize = 64;
+/// How many files beside the log are looked into, a few milliseconds' worth. Two years of daily rotations have fewer, and
+/// which of them comes first in a directory is nobody's choice.
+const MOST_NEIGHBOURS: usize = 1024;
 
 /// The rest of a log that was cut, from the copy beside it whose name begins like the log's (`kern.log.1`,
 /// `kern.log-20261120`, `kern.1.log`), if there is one that goes on where reading had come to.
