@@ -5,6 +5,10 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// An event that an admin wants to know of.
 pub(super) fn event(what: impl Display) {
@@ -23,7 +27,21 @@ pub(super) fn ready() {
     line("ready");
 }
 
+/// Lines that nobody would take, since the last that somebody took.
+static UNSAID: AtomicUsize = AtomicUsize::new(0);
+
 fn line(text: impl Display) {
+    let mut stderr = io::stderr();
+    // Who holds the other end of a pipe and does not read it must not keep a knock waiting, nor SIGTERM.
+    let mut polled = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    if poll(&mut polled, PollTimeout::ZERO) == Ok(0) {
+        UNSAID.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    let text = match UNSAID.swap(0, Ordering::Relaxed) {
+        0 => format!("{text}\n"),
+        unsaid => format!("knock-daemon: nobody read stderr; {unsaid} lines are lost\n{text}\n"),
+    };
     // One write, so that lines of several processes do not mix. A stderr that is gone must not end the daemon.
-    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+    let _ = stderr.write_all(text.as_bytes());
 }

@@ -1,15 +1,17 @@
 //! Broken things: each gets a clear line, the door stays shut, nothing is lost.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::net::{Family, Net};
-use crate::process::Running;
+use crate::process::{Running, SOON, wait_until};
 use crate::site::{HOST, KNOCK_PORT, Log, Site, write_private};
 use crate::talk::Reach;
 use crate::wire::Tap;
@@ -382,6 +384,28 @@ fn a_log_in_a_format_that_is_not_read_is_told_of_once() {
     site.knock(Family::V4, PORT);
     let times = site.daemon().lines().iter().filter(|line| line.contains("does not begin")).count();
     assert_eq!(times, 1);
+}
+
+#[test]
+fn nobody_who_stops_reading_stderr_keeps_a_knock_or_the_end_waiting() {
+    let mut site = Site::prepare(Net::lan(), Log::File(crate::kernel_log::Framing::Iso), "");
+    let mut daemon = site.daemon_command().arg("-v").stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(daemon.stderr.take().unwrap());
+    let mut line = String::new();
+    while line != "ready\n" {
+        line.clear();
+        assert_ne!(said.read_line(&mut line).unwrap(), 0, "the daemon did not start");
+    }
+    // More than a pipe holds, of what only -v tells.
+    let junk = format!("2026-11-20T09:39:15+00:00 host kernel: OTHER DPT={KNOCK_PORT} \n");
+    let log = site.rsyslog().kern_log.clone();
+    let mut log = fs::OpenOptions::new().append(true).open(log).unwrap();
+    log.write_all(junk.repeat(5000).as_bytes()).unwrap();
+    site.send_knock(Family::V4, PORT);
+    wait_until(SOON, "a knock that is heard", || site.counters("client") == ["1", "1"]);
+    let pid = Pid::from_raw(daemon.id().try_into().unwrap());
+    kill(pid, Signal::SIGTERM).unwrap();
+    wait_until(SOON, "the end", || daemon.try_wait().unwrap().is_some());
 }
 
 #[test]
