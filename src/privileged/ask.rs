@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, read, write};
 
-use super::{REPLY_LEN, Reply, Request, SplitError};
+use super::{LEAVE, REPLY_LEN, Reply, Request, SplitError};
 
 /// A reply takes some ten microseconds. A helper that takes this long was stopped, or the machine is beyond help.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -137,10 +137,12 @@ impl Helper {
         self.pid
     }
 
-    /// Ends the helper: closes its pipe, waits up to a second, then kills it. Reaps it and says how it ended.
+    /// Ends the helper: takes leave, closes its pipe, waits up to a second, then kills it. Reaps it and says how it ended.
     #[must_use]
     pub fn end(self) -> Ended {
         let Self { pid, requests, replies, .. } = self;
+        // If it is gone already, there is nobody to tell.
+        let _ = write(&requests, &LEAVE);
         drop((requests, replies));
         let deadline = Instant::now() + GRACE;
         let mut killed = false;

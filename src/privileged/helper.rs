@@ -12,11 +12,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{read, write};
 
 use super::grants::Grants;
-use super::{Firewall, Limits, REQUEST_LEN, Refusal, Reply, Request};
+use super::{Firewall, LEAVE, Limits, REQUEST_LEN, Refusal, Reply, Request};
 
-/// Why the loop ended, other than by the end of the pipe.
+/// Why the loop ended, other than because the daemon took its leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
+    /// The pipe ended, which is how the daemon ends the helper, whatever ended the daemon.
+    DaemonGone,
     /// A pipe broke.
     Pipe(Errno),
     /// What came is no request.
@@ -25,21 +27,24 @@ pub(super) enum End {
     Outside(Refusal),
 }
 
-/// Answers requests until the pipe ends, which is how the daemon ends the helper, whatever ended the daemon.
+/// Answers requests until the daemon takes its leave, or is gone.
 pub(super) fn answer_requests(
     (requests, replies): (impl AsFd, impl AsFd),
     firewall: &mut Firewall,
     limits: &Limits,
 ) -> Result<(), End> {
     let mut grants = Grants::new(limits);
-    while let Some(bytes) = next_request(&requests, firewall)? {
+    loop {
+        let bytes = next_request(&requests, firewall)?;
+        if bytes == LEAVE {
+            return Ok(());
+        }
         let request = Request::decode(&bytes).ok_or(End::NotARequest)?;
         // The daemon has checked this. If it does not hold here, the daemon is no longer ours.
         limits.check(&request).map_err(End::Outside)?;
         let reply = answer_open(&request, firewall, limits, &mut grants);
         write(&replies, &reply.encode()).map_err(End::Pipe)?;
     }
-    Ok(())
 }
 
 fn answer_open(
@@ -64,11 +69,8 @@ fn answer_open(
     }
 }
 
-/// The next request; `None` at the end of the pipe. The daemon writes a request in one piece, so a part of one is none.
-fn next_request(
-    requests: impl AsFd,
-    firewall: &mut Firewall,
-) -> Result<Option<[u8; REQUEST_LEN]>, End> {
+/// The next request. The daemon writes a request in one piece, so a part of one is none.
+fn next_request(requests: impl AsFd, firewall: &mut Firewall) -> Result<[u8; REQUEST_LEN], End> {
     while let Some(wait) = firewall.next_expiry() {
         let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
         let mut pipe = [PollFd::new(requests.as_fd(), PollFlags::POLLIN)];
@@ -79,8 +81,8 @@ fn next_request(
     }
     let mut bytes = [0; REQUEST_LEN];
     match read(requests, &mut bytes).map_err(End::Pipe)? {
-        0 => Ok(None),
-        REQUEST_LEN => Ok(Some(bytes)),
+        0 => Err(End::DaemonGone),
+        REQUEST_LEN => Ok(bytes),
         _ => Err(End::NotARequest),
     }
 }
@@ -88,6 +90,7 @@ fn next_request(
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::DaemonGone => f.write_str("the daemon is gone; every door is shut"),
             Self::Pipe(errno) => write!(f, "the pipe to the daemon broke: {}", errno.desc()),
             Self::NotARequest => f.write_str(
                 "ALARM: the daemon sent bytes that are no request: it may have been taken over",

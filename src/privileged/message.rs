@@ -5,7 +5,8 @@
 //! ```text
 //! request, 24 bytes          reply, 8 bytes
 //!  0      version (1)         0     version (1)
-//!  1      what: 1 = open      1     status: 0 ready, 1 opened, 2 full, 3 full for this source, 4 failed
+//!  1      what: 1 = open,     1     status: 0 ready, 1 opened, 2 full, 3 full for this source, 4 failed
+//!         2 = end, rest zero
 //!  2      family: 4 or 6      2..4  zero
 //!  3      protocol: 6 or 17   4..8  errno, for status 4; else zero
 //!  4..6   port
@@ -26,6 +27,7 @@ pub const REPLY_LEN: usize = 8;
 
 const VERSION: u8 = 1;
 const OPEN: u8 = 1;
+const END: u8 = 2;
 const FAMILY_4: u8 = 4;
 const FAMILY_6: u8 = 6;
 const ZERO_12: [u8; 12] = [0; 12];
@@ -35,6 +37,14 @@ const OPENED: u8 = 1;
 const FULL: u8 = 2;
 const FULL_FOR_SOURCE: u8 = 3;
 const FAILED: u8 = 4;
+
+/// "End, there is nothing wrong": what the daemon sends last, so that a pipe that just ends tells of its death.
+pub(super) const LEAVE: [u8; REQUEST_LEN] = {
+    let mut bytes = [0; REQUEST_LEN];
+    bytes[0] = VERSION;
+    bytes[1] = END;
+    bytes
+};
 
 /// The IP protocol of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

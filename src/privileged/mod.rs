@@ -44,6 +44,7 @@ pub use firewall::Firewall;
 pub use grants::Grants;
 pub use iptables::{Chain, ChainError};
 pub use limits::{Limits, Refusal, Service};
+use message::LEAVE;
 pub use message::{Protocol, REPLY_LEN, REQUEST_LEN, Reply, Request};
 pub use neighbours::{FirewallKind, Neighbour, neighbours};
 pub use nftables::{Table, TableError};

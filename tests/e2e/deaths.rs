@@ -90,8 +90,9 @@ fn the_helper_is_killed() {
 
 #[test]
 fn the_daemon_is_killed() {
-    survives(|_, daemon, helper| {
+    survives(|site, daemon, helper| {
         kill(daemon, Signal::SIGKILL).unwrap();
+        site.wait_for("helper: the daemon is gone; every door is shut");
         // A zombie, where nobody reaps it, has ended as well.
         let gone = || {
             fs::read_to_string(format!("/proc/{helper}/status"))
