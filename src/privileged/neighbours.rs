@@ -12,14 +12,15 @@ use std::fmt;
 use netlink_packet_core::{DefaultNla, Nla};
 use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_packet_netfilter::nftables::{
-    Bitwise, ChainAttribute, ChainMessage, DataAttribute, ExpressionAttribute, Expressions, Hook,
-    HookNumber, Immediate, InetHookNumber, ListAttribute, Lookup, Meta, MetaKey, NfTablesMessage,
-    Register, RuleAttribute, RuleMessage, Verdict, VerdictAttribute,
+    Bitwise, ChainAttribute, ChainMessage, Cmp, DataAttribute, ExpressionAttribute, Expressions,
+    Hook, HookNumber, Immediate, InetHookNumber, ListAttribute, Lookup, Meta, MetaKey,
+    NfTablesMessage, Operator, Register, RuleAttribute, RuleMessage, Verdict, VerdictAttribute,
 };
 use nix::errno::Errno;
 
 use super::MARK;
 use super::netlink::Netlink;
+use super::ruleset::PRIORITY;
 
 const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
@@ -41,6 +42,8 @@ pub struct Neighbour {
     pub chain: String,
     /// Whether a rule that accepts our mark was found in it.
     pub accepts_mark: bool,
+    /// Whether its chain stands before ours, where no packet has our mark yet.
+    pub is_before_ours: bool,
 }
 
 /// The firewalls that are told apart, because their line is put in another way.
@@ -89,6 +92,7 @@ pub fn neighbours() -> Result<Vec<Neighbour>, Errno> {
                 table,
                 chain,
                 accepts_mark: false,
+                is_before_ours: false,
             });
         }
     }
@@ -110,8 +114,8 @@ type Name = (&'static str, String, String);
 
 #[derive(Default)]
 struct Seen {
-    /// The chains on the input hook, and whether their policy is to drop.
-    input: BTreeMap<Name, bool>,
+    /// The chains on the input hook: whether their policy is to drop, and whether they stand before ours.
+    input: BTreeMap<Name, (bool, bool)>,
     chains: BTreeSet<Name>,
     drops: BTreeSet<Name>,
     accepts_mark: BTreeSet<Name>,
@@ -120,8 +124,8 @@ struct Seen {
 
 impl Seen {
     fn add_chain(&mut self, family: &'static str, attributes: &[ChainAttribute]) {
-        let (mut table, mut chain, mut on_input, mut drops) =
-            (String::new(), String::new(), false, false);
+        let (mut table, mut chain, mut on_input) = (String::new(), String::new(), false);
+        let (mut drops, mut before_ours) = (false, false);
         for attribute in attributes {
             match attribute {
                 ChainAttribute::Table(name) => table.clone_from(name),
@@ -129,6 +133,10 @@ impl Seen {
                 ChainAttribute::Hook(hook) => {
                     on_input =
                         hook.contains(&Hook::Number(HookNumber::Inet(InetHookNumber::LocalIn)));
+                    // Of two chains at one priority, the one that was there first goes first.
+                    before_ours = hook.iter().any(
+                        |part| matches!(part, Hook::Priority(at) if at.cast_signed() <= PRIORITY),
+                    );
                 }
                 ChainAttribute::Policy(policy) => drops = *policy == DROP,
                 _ => {}
@@ -136,7 +144,7 @@ impl Seen {
         }
         let name = (family, table, chain);
         if on_input {
-            self.input.insert(name.clone(), drops);
+            self.input.insert(name.clone(), (drops, before_ours));
         }
         self.chains.insert(name);
     }
@@ -163,13 +171,14 @@ impl Seen {
 
     fn neighbours(&self) -> Vec<Neighbour> {
         let mut found = Vec::new();
-        for (start, policy_drops) in &self.input {
+        for (start, (policy_drops, is_before_ours)) in &self.input {
             let reachable = self.reachable(start);
             if *policy_drops || reachable.iter().any(|name| self.drops.contains(name)) {
                 let (family, table, chain) = start.clone();
                 let accepts_mark = reachable.iter().any(|name| self.accepts_mark.contains(name));
                 let kind = self.kind_of(family, &table, &chain);
-                found.push(Neighbour { kind, family, table, chain, accepts_mark });
+                let is_before_ours = *is_before_ours;
+                found.push(Neighbour { kind, family, table, chain, accepts_mark, is_before_ours });
             }
         }
         found
@@ -237,7 +246,14 @@ impl Rule {
                             Matches::Others
                         });
                     }
-                    Expressions::Cmp(_) if on_mark => {}
+                    // `mark & BIT == BIT` or `!= 0`; not the other two.
+                    Expressions::Cmp(cmp) if on_mark => {
+                        let asks_for_zero =
+                            cmp.contains(&Cmp::Data(DataAttribute::Value(vec![0; 4])));
+                        if cmp.contains(&Cmp::Op(Operator::Equal)) == asks_for_zero {
+                            rule.narrow(Matches::Others);
+                        }
+                    }
                     Expressions::Immediate(immediate) => rule.read_verdict(immediate),
                     // A verdict map: which verdicts are in it does not show here, so it is taken to drop.
                     Expressions::Lookup(lookup) => {
@@ -305,10 +321,17 @@ fn value_of(attributes: &[DefaultNla], kind: u16) -> Vec<u8> {
 
 impl fmt::Display for Neighbour {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, family, table, chain, accepts_mark } = self;
+        let Self { kind, family, table, chain, accepts_mark, is_before_ours } = self;
         let (table, chain) = (table.escape_debug(), chain.escape_debug());
         let six = if *family == "ip6" { "6" } else { "" };
         write!(f, "{kind} (table {family} {table}, chain {chain}) ")?;
+        if *is_before_ours {
+            return write!(
+                f,
+                "would drop what a knock let in, before our chain can mark it: no rule helps; give that chain a priority \
+                 above {PRIORITY}, like `filter`"
+            );
+        }
         if *accepts_mark {
             return write!(f, "drops by default and accepts our mark");
         }

@@ -48,7 +48,7 @@ pub(super) const OPEN6: &str = "open6";
 
 const CHAIN: &str = "knocks";
 /// `filter - 10`: before the chains of other firewalls, which stand at `filter` (0) or later.
-const PRIORITY: i32 = -10;
+pub(super) const PRIORITY: i32 = -10;
 /// `NF_ACCEPT`, as the policy of a chain that must never refuse anything.
 const POLICY_ACCEPT: u32 = 1;
 

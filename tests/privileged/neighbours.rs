@@ -179,3 +179,23 @@ fn a_host_without_another_firewall_has_no_neighbours() {
     let found = neighbours(&mut agent);
     assert_eq!((found.len(), found[0].kind.as_str()), (1, "Legacy"), "its rules cannot be seen");
 }
+
+/// A chain that decides before ours cannot see our mark, and a rule may ask for packets without it.
+#[test]
+fn a_rule_that_cannot_help_is_not_taken_for_the_line() {
+    for (priority, rule, says) in [
+        ("mangle", "meta mark & 0x20000000 == 0x20000000 accept", "no rule helps"),
+        ("-10", "meta mark & 0x20000000 == 0x20000000 accept", "no rule helps"),
+        ("filter", "meta mark & 0x20000000 == 0 accept", "nft insert rule"),
+        ("filter", "meta mark & 0x20000000 != 0x20000000 accept", "nft insert rule"),
+        ("filter", "meta mark & 0x20000000 != 0 accept", "accepts our mark"),
+    ] {
+        let net = Net::new();
+        net.server.nft(&format!(
+            "table inet f {{ chain c {{ type filter hook input priority {priority}; policy drop; {rule}; }}; }}"
+        ));
+        let found = neighbours(&mut net.server.agent());
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].advice.contains(says), "{priority} {rule}: {found:?}");
+    }
+}
