@@ -6,10 +6,11 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 
+use super::config::FirewallKind;
 use super::failure::Failure;
 use super::setup::Setup;
 use super::source::Opened;
-use crate::privileged;
+use crate::privileged::{self, Neighbour};
 
 /// Where programs send their log lines to syslog.
 const DEV_LOG: &str = "/dev/log";
@@ -92,9 +93,31 @@ fn firewall(setup: &Setup, found: &mut Found) {
                 "nothing on this host refuses packets, so nothing is closed yet: see minimal-firewall.sh",
             );
         }
-        Ok(neighbours) => neighbours.iter().for_each(|neighbour| say("firewall", neighbour)),
+        Ok(neighbours) => neighbours.iter().for_each(|one| beside(setup.config.firewall, one)),
         Err(errno) => found
             .problem("firewall", format_args!("cannot list the other firewalls: {}", errno.desc())),
+    }
+}
+
+/// The lines against a neighbour are for the mark, which the nftables back end alone puts on packets.
+fn beside(ours: FirewallKind, neighbour: &Neighbour) {
+    use privileged::FirewallKind::{Firewalld, Iptables, Legacy, Nftables, Ufw};
+    let Neighbour { kind, family, table, chain, .. } = neighbour;
+    let (table, chain) = (table.escape_debug(), chain.escape_debug());
+    let name = format_args!("{kind} (table {family} {table}, chain {chain})");
+    match (ours, kind) {
+        (FirewallKind::Nftables, _) | (FirewallKind::Iptables, Legacy) => {
+            say("firewall", neighbour);
+        }
+        (FirewallKind::Iptables, Iptables | Ufw) => {
+            say("firewall", format_args!("{name} needs no line: our chain goes before its rules"));
+        }
+        (FirewallKind::Iptables, Nftables | Firewalld) => say(
+            "firewall",
+            format_args!(
+                "{name} would drop what a knock let in, and the iptables back end has no way past it: set firewall = \"nftables\""
+            ),
+        ),
     }
 }
 

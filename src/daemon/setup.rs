@@ -103,16 +103,17 @@ impl Setup {
         }
     }
 
-    /// Makes the firewall's part and takes it away again, beside a daemon that may be running.
+    /// Makes the firewall's part and takes it away again, beside a daemon that may be running. No instance's name has a dot
+    /// in it, so it is nobody's.
     pub(super) fn trial_firewall(&self) -> Result<(), Failure> {
         Self {
-            table: format!("{}-check", self.table),
+            table: format!("{}.try", self.table),
             config: self.config.clone(),
             config_dir: PathBuf::new(),
             ..*self
         }
         .firewall()
-        .map(drop)
+        .map(|firewall| firewall.close())
     }
 
     /// The log, opened.
@@ -168,7 +169,8 @@ fn left_out(error: &DoorError) {
     say::event(format_args!("a profile is left out: {error}"));
 }
 
-/// The name becomes part of a chain's name, which iptables limits to 28 characters.
+/// The name becomes part of a chain's name, `knockknock-NAME` or `knockknock-NAME.try`, which iptables limits to 28
+/// characters.
 fn is_instance_name(name: &str) -> bool {
     (1..=12).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))

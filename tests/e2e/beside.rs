@@ -182,6 +182,39 @@ fn the_iptables_back_end_lets_one_connection_in_and_leaves_nothing() {
     assert_eq!(site.sh("iptables -S; ip6tables -S"), before, "nothing of ours is left");
 }
 
+/// Its grants have no mark on their packets, so the other back end's lines would be of no use.
+#[test]
+fn a_check_of_the_iptables_back_end_says_what_holds_for_it() {
+    for (rules, says) in [
+        ("iptables -P INPUT DROP", "needs no line: our chain goes before its rules"),
+        (
+            "nft 'table inet f { chain c { type filter hook input priority filter; policy drop; }; }'",
+            "the iptables back end has no way past it: set firewall = \"nftables\"",
+        ),
+    ] {
+        let site = site(3);
+        site.sh(rules);
+        let checked = site.daemon_command().args(["--check", "--firewall", "iptables"]).output();
+        let said = String::from_utf8(checked.unwrap().stdout).unwrap();
+        assert!(said.contains(says) && !said.contains("run this"), "{rules}: {said}");
+    }
+}
+
+#[test]
+fn a_check_of_the_iptables_back_end_leaves_nothing_whatever_the_instance() {
+    let site = site(3);
+    let rules = || site.sh("iptables -S; ip6tables -S");
+    let before = rules();
+    for instance in ["a", "abcdefghijkl"] {
+        let mut check = site.daemon_command();
+        let checked =
+            check.args(["--check", "--firewall", "iptables", "--instance", instance]).output();
+        let checked = checked.unwrap();
+        assert!(checked.status.success(), "{checked:?}");
+        assert_eq!(rules(), before, "nothing of ours is left");
+    }
+}
+
 #[test]
 fn two_daemons_with_a_name_of_their_own_live_side_by_side() {
     let mut site = Site::start(Net::lan(), Log::Kmsg, "delay = 600\n");
