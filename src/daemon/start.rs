@@ -5,8 +5,10 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::libc::O_NOFOLLOW;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -109,10 +111,13 @@ fn root(source: &Source) -> Option<BorrowedFd<'_>> {
     }
 }
 
-/// Two daemons on one config directory would hand out the same counters.
+/// Two daemons on one config directory would hand out the same counters. The lock is a file that only root can open:
+/// whoever can open a file, or the directory itself, can lock it, and would keep the daemon from starting.
 fn lock(setup: &Setup) -> Result<File, Failure> {
     let dir = &setup.config_dir;
-    let lock = File::open(dir).map_err(|why| Failure::ConfigDir(dir.clone(), why))?;
+    let mut how = File::options();
+    how.read(true).write(true).create(true).mode(0o600).custom_flags(O_NOFOLLOW);
+    let lock = how.open(dir.join("lock")).map_err(|why| Failure::ConfigDir(dir.clone(), why))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(std::fs::TryLockError::WouldBlock) => Err(Failure::Locked(dir.clone())),

@@ -431,3 +431,27 @@ fn a_log_rule_that_leaves_the_sequence_out_is_told_of_once() {
         site.daemon().lines().iter().filter(|line| line.contains("no SEQ= and ACK=")).count();
     assert_eq!(times, 1);
 }
+
+/// Whoever may look into the config directory (the original made it so) must not be able to hold the daemon's lock.
+#[test]
+fn a_user_who_locks_the_config_directory_keeps_no_daemon_from_starting() {
+    let mut site = with_one_profile();
+    fs::set_permissions(site.config_dir(), fs::Permissions::from_mode(0o755)).unwrap();
+    let dir = site.config_dir().display().to_string();
+    let script = format!("flock {dir} sh -c 'echo locked; exec sleep 60'");
+    let mut user = Running::start(Command::new("setpriv").args([
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "sh",
+        "-c",
+        &script,
+    ]));
+    user.wait_for_line("locked", |line| line == "locked");
+    site.start_daemon();
+    let lock = fs::metadata(site.config_dir().join("lock")).unwrap();
+    assert_eq!(lock.permissions().mode() & 0o777, 0o600, "nobody else can open it");
+    let mut second = Running::start(&mut site.daemon_command());
+    assert_eq!(second.wait_for_end().code(), Some(1));
+    second.wait_for_line("the lock", |line| line.contains("another knock-daemon runs with"));
+}
