@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -149,6 +150,21 @@ fn a_signal_to_all_of_them_is_an_orderly_end() {
         kill(daemon, Signal::SIGTERM).unwrap();
         assert!(site.daemon().wait_for_end().success());
     });
+}
+
+/// As it is started by hand, over ssh, from a login that then ends.
+#[test]
+fn a_daemon_that_was_started_with_nohup_outlives_its_terminal() {
+    let mut site = Site::prepare(Net::lan(), Log::Kmsg, "");
+    let command = site.daemon_command();
+    let mut nohup = Command::new("nohup");
+    nohup.arg(command.get_program()).args(command.get_args());
+    site.start_as(nohup);
+    let daemon = site.daemon().pid();
+    kill(daemon, Signal::SIGHUP).unwrap();
+    site.knock(Family::V4, PORT);
+    assert_eq!(site.grants().len(), 1, "it goes on");
+    site.stop_daemon();
 }
 
 #[test]
