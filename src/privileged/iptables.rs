@@ -32,6 +32,8 @@ const IPV6_TOOLS: [&str; 3] = ["/usr/sbin/ip6tables", "/sbin/ip6tables", "/usr/b
 const LOCK_SECONDS: &str = "2";
 /// iptables's exit status for "there is no such rule", among others; 4 would be "could not get the lock".
 const NO_SUCH_RULE: i32 = 1;
+/// Likewise, for a rule that leads to a chain that is not there.
+const NO_SUCH_CHAIN: i32 = 2;
 
 /// Our chain in the kernel, and the grants in it.
 #[derive(Debug)]
@@ -106,10 +108,16 @@ impl Chain {
         let Some(family) = self.family_of(request) else {
             return Err(ChainError::NoTool(IPV6_TOOLS[0]));
         };
-        // Somebody else's flush or reload takes the way to our chain away.
-        if family.run(&["-C", "INPUT", "-j", &self.name]).is_err() {
-            self.grants.retain(|grant| grant.request.address.is_ipv4() != family.is_ipv4);
-            self.set_up(family)?;
+        // A firewall that was set up after ours put its own rules before the way to our chain, and they refuse whom we let
+        // in; somebody else's flush or reload takes that way, and the grants, away. A failure to look is neither.
+        let first = family.ask(&["-S", "INPUT", "1"])?;
+        if first.trim_end() != format!("-A INPUT -j {}", self.name) {
+            if family.has(&["-C", "INPUT", "-j", &self.name])? {
+                self.lead_here(family)?;
+            } else {
+                self.grants.retain(|grant| grant.request.address.is_ipv4() != family.is_ipv4);
+                self.set_up(family)?;
+            }
         }
         let same = |grant: &Grant| {
             (grant.request.address, grant.request.protocol, grant.request.port)
@@ -184,10 +192,13 @@ impl Chain {
             "ACCEPT",
         ];
         family.run(&[&["-A", name], &again[..]].concat())?;
-        if family.run(&["-C", "INPUT", "-j", name]).is_err() {
-            family.run(&["-I", "INPUT", "1", "-j", name])?;
-        }
-        Ok(())
+        self.lead_here(family)
+    }
+
+    /// Makes the way to our chain the first rule of INPUT.
+    fn lead_here(&self, family: Family) -> Result<(), ChainError> {
+        family.has(&["-D", "INPUT", "-j", &self.name])?; // it may be there already, further down
+        family.run(&["-I", "INPUT", "1", "-j", &self.name])
     }
 
     /// The rule for one grant that stops after second `stop` since 1970.
@@ -243,10 +254,25 @@ impl Chain {
 
 impl Family {
     fn run(self, arguments: &[&str]) -> Result<(), ChainError> {
+        self.ask(arguments).map(drop)
+    }
+
+    /// Whether the rule that `arguments` name was there.
+    fn has(self, arguments: &[&str]) -> Result<bool, ChainError> {
+        match self.run(arguments) {
+            Err(ChainError::Failed(_, Some(NO_SUCH_RULE | NO_SUCH_CHAIN), _)) => Ok(false),
+            done => done.map(|()| true),
+        }
+    }
+
+    /// What `iptables` prints.
+    fn ask(self, arguments: &[&str]) -> Result<String, ChainError> {
         let mut command = Command::new(self.tool);
         let done = command.args(["-w", LOCK_SECONDS]).args(arguments).env_clear().output();
         let (status, said) = match done {
-            Ok(done) if done.status.success() => return Ok(()),
+            Ok(done) if done.status.success() => {
+                return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
+            }
             Ok(done) => (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned()),
             Err(error) => (None, error.to_string()),
         };

@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::prctl;
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{
     ForkResult, Gid, Uid, chdir, dup2_raw, dup2_stdin, dup2_stdout, fork, pipe2, write,
 };
@@ -115,7 +115,12 @@ fn settle(firewall: &mut Firewall, requests: OwnedFd, replies: OwnedFd) -> Resul
 /// From root to a process that can change the firewall and, with the nftables back end, nothing else.
 fn confine(firewall: &Firewall, ids: &Ids) -> Result<(), String> {
     // The daemon ends the helper by closing the pipe. A signal to the whole group must not end it before the daemon.
-    step("sigprocmask", SigSet::all().thread_block())?;
+    let mut blocked = SigSet::all();
+    if let Firewall::Iptables(_) = firewall {
+        // Programs inherit this, and by this signal `iptables -w` gives up waiting.
+        blocked.remove(Signal::SIGALRM);
+    }
+    step("sigprocmask", blocked.thread_block())?;
     step("prctl(PR_SET_NAME)", prctl::set_name(c"knock-helper"))?;
     step("chdir", chdir("/"))?;
     let confined = match firewall {

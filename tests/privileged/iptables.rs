@@ -177,6 +177,53 @@ fn after_somebody_elses_flush_the_next_grant_works() {
     }
 }
 
+/// As `minimal-firewall.sh --iptables` does it: its way goes before ours, and it refuses what it does not know.
+#[test]
+fn after_another_firewall_put_itself_before_ours_the_next_grant_works_and_earlier_ones_do() {
+    for kind in KINDS {
+        let mut world = World::new(kind);
+        world.daemon.split(CHAIN);
+        world.daemon.ask("listen 80");
+        assert_eq!(world.daemon.open(CLIENT[0], 80, 600), "Ok(Opened)");
+        let iptables = world.tool("iptables");
+        for rule in
+            [&["-N", "LATER"][..], &["-A", "LATER", "-j", "DROP"], &["-I", "INPUT", "-j", "LATER"]]
+        {
+            world.net.server.run(&[&[iptables.as_str()], rule].concat());
+        }
+        world.net.server.run(&[&iptables, "-I", "LATER", "-i", "lo", "-j", "ACCEPT"]);
+        let established = ["-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT"];
+        world.net.server.run(&[&[iptables.as_str(), "-I", "LATER"], &established[..]].concat());
+        assert_eq!(world.daemon.open(CLIENT[0], 22, 600), "Ok(Opened)");
+        for port in [22, 80] {
+            assert_eq!(world.client.connect(SERVER[0], port), "connected", "{kind:?} {port}");
+            assert_eq!(world.client.connect(SERVER[0], port), "timed out", "{kind:?} {port}");
+        }
+        assert_eq!(world.daemon.ask("end"), "exit status 0");
+        assert_eq!(world.rules(0).0, Vec::<String>::new(), "{kind:?}: one way, taken away");
+    }
+}
+
+/// Whoever holds the lock of the legacy iptables makes each command of ours fail. That is no sign of a flush.
+#[test]
+fn an_opening_that_fails_for_the_lock_leaves_other_grants_alone() {
+    let net = Net::new();
+    // A lock of this test's own, in the mount namespace that `ip netns exec` makes.
+    let legacy = "mount --bind /usr/sbin/xtables-legacy-multi /usr/sbin/xtables-nft-multi \
+                  && mount -t tmpfs tmpfs /run && touch /run/xtables.lock";
+    let mut daemon = Agent::start_after(&net.server.name, legacy);
+    daemon.split(CHAIN);
+    assert_eq!(daemon.open(CLIENT[0], 22, 600), "Ok(Opened)");
+    let lock = fs::File::open(format!("/proc/{}/root/run/xtables.lock", daemon.pid())).unwrap();
+    lock.lock().unwrap();
+    let answer = daemon.open(CLIENT[0], 80, 600);
+    drop(lock);
+    assert!(answer.starts_with("Ok(Failed("), "{answer}");
+    let rules = net.server.run(&["iptables-legacy", "-S", "KNOCKKNOCK"]);
+    assert_eq!(rules.matches("hashlimit-name").count(), 1, "{rules}");
+    assert_eq!(daemon.open(CLIENT[0], 80, 600), "Ok(Opened)");
+}
+
 #[test]
 fn the_helper_has_uid_0_and_the_two_capabilities_that_iptables_needs() {
     let mut world = World::new(Kind::Nft);
