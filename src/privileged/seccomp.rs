@@ -24,7 +24,15 @@ pub(super) fn confine_nftables() -> Result<(), Error> {
 /// what no change of a firewall needs.
 pub(super) fn confine_iptables() -> Result<(), Error> {
     let arch = std::env::consts::ARCH.try_into()?;
+    seccompiler::apply_filter(&no_clone3(arch)?)?;
     seccompiler::apply_filter(&iptables(arch)?)
+}
+
+/// The flags of `clone3` are behind a pointer, where no filter sees them. Without it, the C library uses `clone`.
+fn no_clone3(arch: TargetArch) -> Result<BpfProgram, BackendError> {
+    let rules = BTreeMap::from([(libc::SYS_clone3, vec![])]);
+    let absent = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
+    SeccompFilter::new(rules, SeccompAction::Allow, absent, arch)?.try_into()
 }
 
 fn iptables(arch: TargetArch) -> Result<BpfProgram, BackendError> {
@@ -38,6 +46,7 @@ fn iptables(arch: TargetArch) -> Result<BpfProgram, BackendError> {
             libc::SYS_pidfd_send_signal,
             libc::SYS_rt_sigqueueinfo,
         ],
+        &[libc::SYS_tkill, libc::SYS_tgkill, libc::SYS_rt_tgsigqueueinfo],
         // the kernel
         &[
             libc::SYS_init_module,
@@ -91,7 +100,19 @@ fn iptables(arch: TargetArch) -> Result<BpfProgram, BackendError> {
         ],
         &[libc::SYS_sethostname, libc::SYS_setdomainname],
     ];
-    let rules = never.concat().into_iter().map(|call| (call, vec![])).collect();
+    let mut rules: BTreeMap<_, _> = never.concat().into_iter().map(|call| (call, vec![])).collect();
+    // A new user namespace gives every capability back, inside of it.
+    let namespaces = [
+        libc::CLONE_NEWUSER,
+        libc::CLONE_NEWNS,
+        libc::CLONE_NEWNET,
+        libc::CLONE_NEWPID,
+        libc::CLONE_NEWIPC,
+        libc::CLONE_NEWUTS,
+        libc::CLONE_NEWCGROUP,
+    ];
+    let each = namespaces.map(|flag| rule(&[masked(0, flag, flag)?]));
+    rules.insert(libc::SYS_clone, each.into_iter().collect::<Result<_, _>>()?);
     SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::KillProcess, arch)?.try_into()
 }
 
@@ -159,6 +180,7 @@ mod tests {
         for arch in [TargetArch::x86_64, TargetArch::aarch64] {
             assert!(!nftables(arch).unwrap().is_empty());
             assert!(!iptables(arch).unwrap().is_empty());
+            assert!(!no_clone3(arch).unwrap().is_empty());
         }
     }
 

@@ -2,6 +2,7 @@
 //! legacy one, which replaces the whole table at each change.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
@@ -258,4 +259,44 @@ fn a_helper_that_traces_is_killed() {
     world.daemon.split(CHAIN);
     assert_eq!(world.daemon.open(CLIENT[0], 64004, 15), "Err(Ended)");
     assert_eq!(world.daemon.ask("end"), "killed for a system call that it may not make");
+}
+
+/// What `iptables` was exchanged for runs under the helper's filter: this says what it may not do.
+#[test]
+fn a_program_that_the_helper_starts_makes_no_namespace_and_signals_nobody() {
+    const PROBE: &str = "\
+#!/usr/bin/python3
+import ctypes, os, platform
+numbers = {'x86_64': (56, 435, 234, 200), 'aarch64': (220, 435, 131, 130)}[platform.machine()]
+clone, clone3, tgkill, tkill = numbers
+libc = ctypes.CDLL(None, use_errno=True)
+calls = {
+    'clone': lambda: libc.syscall(clone, 0x10000011, 0, 0, 0, 0),
+    'clone3': lambda: libc.syscall(clone3, 0, 0),
+    'tgkill': lambda: libc.syscall(tgkill, 1, 1, 0),
+    'tkill': lambda: libc.syscall(tkill, 1, 0),
+}
+with open('/run/probed', 'w') as said:
+    for name, call in calls.items():
+        child = os.fork()
+        if child == 0:
+            call()
+            os._exit(ctypes.get_errno())
+        print(name, os.waitpid(child, 0)[1], file=said)
+";
+    let net = Net::new();
+    let dir = tempfile::tempdir().unwrap();
+    let (probe, iptables) = (dir.path().join("probe"), "/usr/sbin/xtables-nft-multi");
+    fs::write(&probe, PROBE).unwrap();
+    fs::set_permissions(&probe, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut daemon = Agent::start_after(&net.server.name, "mount -t tmpfs tmpfs /run");
+    daemon.split(CHAIN);
+    let pid = daemon.pid().to_string();
+    let exchange =
+        ["nsenter", "-m", "-t", &pid, "mount", "--bind", probe.to_str().unwrap(), iptables];
+    net.server.run(&exchange);
+    daemon.open(CLIENT[0], 22, 600);
+    let said = fs::read_to_string(format!("/proc/{pid}/root/run/probed")).unwrap();
+    // SIGSYS is 31; the C library must be told that there is no clone3 (ENOSYS, 38), or it could start nothing.
+    assert_eq!(said, format!("clone 31\nclone3 {}\ntgkill 31\ntkill 31\n", 38 << 8));
 }
