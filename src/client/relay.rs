@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::mpsc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -24,36 +25,71 @@ pub fn standard_ends() -> io::Result<(File, File)> {
     Ok((input, output))
 }
 
+/// Which end of it failed.
+#[derive(Debug)]
+pub enum Lost {
+    /// Standard input or output.
+    StandardEnds(io::Error),
+    /// The connection.
+    Connection(io::Error),
+}
+
 /// Copies both ways until both are done. The end of `input` half-closes the connection, and where the other side
 /// half-closes it, `output` is closed.
 ///
 /// A connection that is reset, or an `output` that nobody reads, ends it all at once. A reader that has gone is no
-/// error: that is how ssh ends.
-pub fn relay(stream: &TcpStream, input: File, output: File) -> io::Result<()> {
-    let towards = stream.try_clone()?;
+/// error: that is how ssh ends. Nor is a server that closes before it has taken all: it has said that it is done.
+pub fn relay(stream: &TcpStream, input: File, output: File) -> Result<(), Lost> {
+    let towards = stream.try_clone().map_err(Lost::Connection)?;
+    let (tell, told) = mpsc::channel();
     // Not joined: it may hang in a read of the terminal when the connection is long gone.
-    std::thread::spawn(move || {
-        // Whatever went wrong on this way is for the other way to tell: a reset is seen there too.
-        let _ = copy(input, &towards);
-        let _ = towards.shutdown(Shutdown::Write);
+    std::thread::spawn(move || match copy(input, &towards) {
+        Ok(()) => drop(towards.shutdown(Shutdown::Write)),
+        Err(why) => {
+            let _ = tell.send(why);
+            // So that the other way ends too.
+            let _ = towards.shutdown(Shutdown::Both);
+        }
     });
     match copy(stream, output) {
-        Err(why) if why.kind() == ErrorKind::BrokenPipe => return Ok(()),
-        copied => copied?,
+        Err(Broken::To(why)) if why.kind() == ErrorKind::BrokenPipe => return Ok(()),
+        Err(Broken::To(why)) => return Err(Lost::StandardEnds(why)),
+        Err(Broken::From(why)) => return Err(Lost::Connection(why)),
+        Ok(()) => {}
     }
     // The server has said all it will, but may still listen: until our input ends too, or the server hangs up.
-    wait_for(stream, PollFlags::empty())
+    wait_for(stream, PollFlags::empty()).map_err(Lost::Connection)?;
+    // A reset is told once, to whoever asks first. If that was the other way, what was read here was an end like any
+    // other; but then the other way has the error, and is about to tell it. Otherwise it is still to be had.
+    let why = match stream.take_error().map_err(Lost::Connection)? {
+        Some(why) => Broken::To(why),
+        None => match told.recv() {
+            Ok(why) => why,
+            Err(mpsc::RecvError) => return Ok(()),
+        },
+    };
+    match why {
+        Broken::From(why) => Err(Lost::StandardEnds(why)),
+        Broken::To(why) if why.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Broken::To(why) => Err(Lost::Connection(why)),
+    }
+}
+
+/// Which end a copy could not go on with.
+enum Broken {
+    From(io::Error),
+    To(io::Error),
 }
 
 /// Copies each piece as it comes. Consumes both ends, which closes them if they are owned.
-fn copy(mut from: impl Read + AsFd, mut to: impl Write + AsFd) -> io::Result<()> {
+fn copy(mut from: impl Read + AsFd, mut to: impl Write + AsFd) -> Result<(), Broken> {
     let mut chunk = vec![0; CHUNK];
     loop {
         let len = match from.read(&mut chunk) {
             Ok(0) => return Ok(()),
             Ok(len) => len,
             Err(why) => {
-                wait_or_fail(why, &from, PollFlags::POLLIN)?;
+                wait_or_fail(why, &from, PollFlags::POLLIN).map_err(Broken::From)?;
                 continue;
             }
         };
@@ -61,7 +97,7 @@ fn copy(mut from: impl Read + AsFd, mut to: impl Write + AsFd) -> io::Result<()>
         while !left.is_empty() {
             match to.write(left) {
                 Ok(len) => left = left.get(len..).unwrap_or_default(),
-                Err(why) => wait_or_fail(why, &to, PollFlags::POLLOUT)?,
+                Err(why) => wait_or_fail(why, &to, PollFlags::POLLOUT).map_err(Broken::To)?,
             }
         }
     }
@@ -98,17 +134,23 @@ mod tests {
         input: File,
         /// Read here what the relay writes.
         output: File,
-        relay: thread::JoinHandle<io::Result<()>>,
+        relay: thread::JoinHandle<Result<(), Lost>>,
     }
 
     fn relayed() -> Relayed {
+        let (relay_input, input) = nix::unistd::pipe().unwrap();
+        Relayed { input: input.into(), ..relayed_from(relay_input.into()) }
+    }
+
+    /// With an input of its own; the one returned leads nowhere.
+    fn relayed_from(relay_input: File) -> Relayed {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();
-        let (relay_input, input) = nix::unistd::pipe().unwrap();
         let (output, relay_output) = nix::unistd::pipe().unwrap();
-        let relay = thread::spawn(move || relay(&client, relay_input.into(), relay_output.into()));
-        Relayed { server, input: input.into(), output: output.into(), relay }
+        let relay = thread::spawn(move || relay(&client, relay_input, relay_output.into()));
+        let input = OpenOptions::new().write(true).open("/dev/null").unwrap();
+        Relayed { server, input, output: output.into(), relay }
     }
 
     fn read_to_end(mut from: impl Read) -> Vec<u8> {
@@ -170,9 +212,15 @@ mod tests {
         drop(input);
     }
 
-    #[test]
-    fn a_reset_is_an_error_even_while_the_input_is_silent() {
-        let Relayed { server, input, output, relay } = relayed();
+    /// What `relay` returned: the error of the connection.
+    fn lost(relay: thread::JoinHandle<Result<(), Lost>>) -> io::Error {
+        match relay.join().unwrap() {
+            Err(Lost::Connection(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn reset(server: TcpStream) {
         nix::sys::socket::setsockopt(
             &server,
             nix::sys::socket::sockopt::Linger,
@@ -180,8 +228,36 @@ mod tests {
         )
         .unwrap();
         drop(server);
-        let why = relay.join().unwrap().unwrap_err();
-        assert_eq!(why.kind(), ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn a_reset_is_an_error_even_while_the_input_is_silent() {
+        let Relayed { server, input, output, relay } = relayed();
+        reset(server);
+        assert_eq!(lost(relay).kind(), ErrorKind::ConnectionReset);
         drop((input, output));
+    }
+
+    #[test]
+    fn a_reset_in_the_middle_of_an_upload_is_an_error_whichever_way_it_is_told() {
+        // Which thread the kernel tells is a matter of luck.
+        for _ in 0..50 {
+            let Relayed { mut server, mut input, output, relay } = relayed();
+            let feed = thread::spawn(move || while input.write_all(&[b'x'; 4096]).is_ok() {});
+            for _ in 0..300 {
+                server.read_exact(&mut [0; 4096]).unwrap();
+            }
+            reset(server);
+            assert_eq!(lost(relay).kind(), ErrorKind::ConnectionReset);
+            feed.join().unwrap();
+            drop(output);
+        }
+    }
+
+    #[test]
+    fn an_input_that_cannot_be_read_is_not_taken_for_one_that_ended() {
+        let Relayed { server, input, output, relay } = relayed_from(File::open("/").unwrap());
+        assert!(matches!(relay.join().unwrap(), Err(Lost::StandardEnds(_))));
+        drop((server, input, output));
     }
 }

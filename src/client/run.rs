@@ -106,8 +106,10 @@ fn connect(cli: &Cli, host: &str, port: u16) -> Result<u8, Failure> {
             connected.attempts
         );
     }
-    relay::relay(&connected.stream, input, output)
-        .map_err(|why| Failure::ConnectionLost(host.to_owned(), why))?;
+    relay::relay(&connected.stream, input, output).map_err(|lost| match lost {
+        relay::Lost::StandardEnds(why) => Failure::StandardEnds(why),
+        relay::Lost::Connection(why) => Failure::ConnectionLost(host.to_owned(), why),
+    })?;
     Ok(0)
 }
 
