@@ -101,6 +101,21 @@ fn a_wrong_command_line_is_status_2_and_says_so() {
 }
 
 #[test]
+fn a_standard_error_that_nobody_reads_ends_nothing() {
+    // Each of these has something to say, and then its own status, not that of a panic.
+    for (name, arguments) in [
+        ("knock", &["--profiles", "/nonexistent", "-p", "22", "host"][..]),
+        ("knock-proxy", &["--auth", "/nonexistent", "1080"]),
+    ] {
+        let program = PROGRAMS.iter().find(|(other, _)| *other == name).unwrap().1;
+        let (reader, nobody_reads) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = Command::new(program).args(arguments).stderr(nobody_reads).status().unwrap();
+        assert_eq!(status.code(), Some(1), "{name}");
+    }
+}
+
+#[test]
 fn completions_know_every_option_of_the_help() {
     for (name, program) in &PROGRAMS[..2] {
         let help = print(program, &["--help"]);

@@ -1,7 +1,6 @@
 //! What `knock` does from its command line to its exit code, and what it says meanwhile.
 
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stderr, reason = "this is where the program talks to a person")]
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -78,7 +77,10 @@ fn knock_all(cli: &Cli) -> Result<u8, Failure> {
 /// Does not return where the command can be started: then its exit code is ours.
 fn become_command(program: &OsString, arguments: &[OsString]) -> u8 {
     let why = Command::new(program).args(arguments).exec();
-    eprintln!("knock: {program:?}: cannot be started: {}", super::failure::reason(&why));
+    say::tell(format_args!(
+        "knock: {program:?}: cannot be started: {}",
+        super::failure::reason(&why)
+    ));
     NOT_STARTED
 }
 
@@ -99,12 +101,12 @@ fn connect(cli: &Cli, host: &str, port: u16) -> Result<u8, Failure> {
     drop(turn);
     let connected = connected?;
     if cli.verbose {
-        eprintln!(
+        say::tell(format_args!(
             "knock: {host:?}: connected to {} port {port} (knocks: {}, attempts: {})",
             connected.route.target.ip(),
             connected.knocks,
             connected.attempts
-        );
+        ));
     }
     relay::relay(&connected.stream, input, output).map_err(|lost| match lost {
         relay::Lost::StandardEnds(why) => Failure::StandardEnds(why),
@@ -143,9 +145,9 @@ fn plan(cli: &Cli, host: &str, request: Option<Request>) -> Result<Plan, Failure
     let knocker = Knocker::load(&profiles(cli)?, host)?;
     if knocker.readable_by_others {
         let dir = &knocker.dir;
-        eprintln!(
+        say::tell(format_args!(
             "knock: others can read the keys of {host:?}; put it right: chmod -R go-rwx {dir:?}"
-        );
+        ));
     }
     let request = request
         .or(knocker.profile.config.port.map(Request))
@@ -153,7 +155,11 @@ fn plan(cli: &Cli, host: &str, request: Option<Request>) -> Result<Plan, Failure
     let routes = knocker.routes(cli.family(), cli.source)?;
     if cli.verbose {
         for route in &routes {
-            eprintln!("knock: {host:?}: {} is reached from {}", route.target.ip(), route.source);
+            say::tell(format_args!(
+                "knock: {host:?}: {} is reached from {}",
+                route.target.ip(),
+                route.source
+            ));
         }
     }
     Ok(Plan { knocker, request, routes })
@@ -176,7 +182,7 @@ fn open_raw(
 
 fn say_sent(plan: &Plan, route: &Route, sent: &Sent) {
     // Nothing answers a knock, so nothing is claimed about the port.
-    eprintln!(
+    say::tell(format_args!(
         "knock: {:?}: sent one SYN to {} port {}, asking for tcp/{} for {} (counter {})",
         plan.knocker.profile.name,
         route.target.ip(),
@@ -184,10 +190,10 @@ fn say_sent(plan: &Plan, route: &Route, sent: &Sent) {
         plan.request.0,
         route.source,
         sent.counter,
-    );
+    ));
 }
 
 fn report(failure: &Failure) -> u8 {
-    eprintln!("knock: {failure}");
+    say::tell(format_args!("knock: {failure}"));
     failure.exit_code()
 }

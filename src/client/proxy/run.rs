@@ -1,7 +1,6 @@
 //! What `knock-proxy` does from its command line until it serves.
 
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stderr, reason = "this is where the program talks to a person")]
 
 use std::fmt;
 use std::io;
@@ -62,7 +61,7 @@ pub fn run(cli: &Cli) -> ExitCode {
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!("knock-proxy: {why}");
+            say::tell(format_args!("knock-proxy: {why}"));
             ExitCode::from(if matches!(why, NotServing::NoPort) { 2 } else { 1 })
         }
     }
@@ -89,7 +88,7 @@ fn start(cli: &Cli) -> Result<(), NotServing> {
         let address = listener.local_addr()?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         warn_about(address, proxy.auth.is_some());
-        eprintln!("knock-proxy: ready on {address}");
+        say::tell(format_args!("knock-proxy: ready on {address}"));
         serve(listener, proxy).await
     });
     // A thread may hang in the resolver; nobody waits for its answer any more.
@@ -135,10 +134,10 @@ fn warn_about(address: SocketAddr, password: bool) {
     } else {
         "everyone"
     };
-    eprintln!(
+    say::tell(format_args!(
         "knock-proxy: warning: this is not loopback: {who} who can reach {address} gets into your servers as you do, \
          and wherever else this machine can connect to"
-    );
+    ));
 }
 
 /// The usual soft limit of 1,024 is too few for as many connections, and the hard limit is there to be used.

@@ -1,7 +1,6 @@
 //! Accepts clients and moves their bytes.
 
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stderr, reason = "this is where the program talks to a person")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use tokio::time::timeout;
 use super::auth::Credentials;
 use super::socks::{self, NotSocks};
 use super::upstream::Upstream;
+use crate::client::say;
 
 /// Connections at once; more wait in the kernel's queue until one ends.
 pub(super) const MOST_CONNECTIONS: usize = 1024;
@@ -61,7 +61,9 @@ pub(super) async fn serve(listener: TcpListener, proxy: Proxy) -> std::io::Resul
     drop(listener);
     if !running.is_empty() {
         let (count, seconds) = (running.len(), GRACE.as_secs());
-        eprintln!("knock-proxy: no new connections; {count} may finish within {seconds} s");
+        say::tell(format_args!(
+            "knock-proxy: no new connections; {count} may finish within {seconds} s"
+        ));
     }
     tokio::select! {
         _ = timeout(GRACE, async { while running.join_next().await.is_some() {} }) => {}
@@ -82,7 +84,7 @@ async fn accept(
         match listener.accept().await {
             Ok((client, _)) => return (client, permit),
             Err(why) => {
-                eprintln!("knock-proxy: cannot accept: {why}");
+                say::tell(format_args!("knock-proxy: cannot accept: {why}"));
                 tokio::time::sleep(BREATHER).await;
             }
         }
@@ -95,7 +97,10 @@ impl Proxy {
         if let Err(why) = self.try_serve(client).await
             && self.verbose
         {
-            eprintln!("knock-proxy: a client was not served: {}", why.to_string().escape_debug());
+            say::tell(format_args!(
+                "knock-proxy: a client was not served: {}",
+                why.to_string().escape_debug()
+            ));
         }
     }
 
@@ -109,16 +114,16 @@ impl Proxy {
         let (server, knocked) = match self.upstream.connect(&host, port).await {
             Ok(connected) => connected,
             Err(why) => {
-                eprintln!("knock-proxy: {host} port {port}: {why}");
+                say::tell(format_args!("knock-proxy: {host} port {port}: {why}"));
                 return request.refuse(why.refusal()).await;
             }
         };
         if self.verbose {
             match knocked {
-                Some((profile, knocks)) => eprintln!(
+                Some((profile, knocks)) => say::tell(format_args!(
                     "knock-proxy: {host} port {port}: connected with profile {profile:?} (knocks: {knocks})"
-                ),
-                None => eprintln!("knock-proxy: {host} port {port}: connected"),
+                )),
+                None => say::tell(format_args!("knock-proxy: {host} port {port}: connected")),
             }
         }
         let client = request.succeed(server.local_addr()?).await?;
