@@ -34,7 +34,7 @@ impl Knocker {
         let (client, server) = (site.net.client.ipv4, site.net.server.ipv4);
         Self {
             keys: profile.keys,
-            raw: site.net.client.inside(|| RawSockets::open(true, false)).unwrap(),
+            raw: site.net.client.inside(RawSockets::open).unwrap(),
             ends: Ends::V4(client, server),
             address: client.into(),
             next: counter.read().unwrap(),

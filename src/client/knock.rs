@@ -220,7 +220,7 @@ mod tests {
         let knocker = Knocker::load(profiles.path(), "127.0.0.1").unwrap();
         let route = knocker.routes(Family::Any, None).unwrap()[0];
         // No raw socket of that family: the send fails.
-        let raw = RawSockets::open(false, false).unwrap();
+        let raw = RawSockets::default();
         let failure = knocker.knock(&raw, &route, Request(22)).unwrap_err();
         assert!(matches!(failure, Failure::NotSent { counter: 5, .. }), "{failure}");
         assert_eq!(knocker.next_counter().unwrap(), 6);

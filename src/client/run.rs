@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use clap::CommandFactory;
+use nix::errno::Errno;
 
 use super::cli::Cli;
 use super::connect::knock_and_connect;
@@ -16,14 +17,20 @@ use super::knock::{Knocker, Sent, default_profiles};
 use super::show::{self, DryRun};
 use super::target::{Route, first_of_each};
 use super::turn::{self, Turn};
-use super::wire::{RawSockets, families};
+use super::wire::RawSockets;
 use super::{privilege, relay, say};
 use crate::layout::Request;
 
 /// A command could not be started: as shells and env(1) have it.
 const NOT_STARTED: u8 = 127;
 
-/// One host to knock at: decided before the raw socket is open, so that nothing is left to fail but the knock.
+/// A profile, and what to ask its host for.
+struct Asked {
+    knocker: Knocker,
+    request: Request,
+}
+
+/// One host to knock at: decided before a counter is touched, so that nothing is left to fail but the knock.
 struct Plan {
     knocker: Knocker,
     request: Request,
@@ -53,11 +60,13 @@ pub fn run(cli: &Cli) -> ExitCode {
 }
 
 fn knock_all(cli: &Cli) -> Result<u8, Failure> {
-    let (plans, mut code) = plans(cli);
+    let mut code = 0;
+    let asked = all_asked(cli, &mut code);
+    // A command may be one that gets privileges of its own, like sudo; it should be able to.
+    let raw = open_raw(cli.command.is_empty())?;
+    let plans = all_plans(cli, asked, &mut code);
     if !plans.is_empty() {
-        let routes = plans.iter().flat_map(|plan| first_of_each(&plan.routes, cli.family()));
-        // A command may be one that gets privileges of its own, like sudo; it should be able to.
-        let raw = open_raw(routes, cli.command.is_empty())?;
+        let raw = raw.map_err(Failure::raw_socket)?;
         for plan in &plans {
             for route in first_of_each(&plan.routes, cli.family()) {
                 match plan.knocker.knock(&raw, &route, plan.request) {
@@ -85,8 +94,10 @@ fn become_command(program: &OsString, arguments: &[OsString]) -> u8 {
 }
 
 fn connect(cli: &Cli, host: &str, port: u16) -> Result<u8, Failure> {
-    let plan = plan(cli, host, Some(Request(port)))?;
-    let raw = open_raw(plan.routes.iter().copied(), true)?;
+    let asked = asked(cli, host, Some(Request(port)))?;
+    let raw = open_raw(true)?;
+    let plan = plan(cli, asked)?;
+    let raw = raw.map_err(Failure::raw_socket)?;
     let (input, output) = relay::standard_ends().map_err(Failure::StandardEnds)?;
 
     let turn = Turn::take(&plan.knocker.dir, turn::LONGEST_WAIT).map_err(Failure::NoTurn)?;
@@ -116,7 +127,10 @@ fn connect(cli: &Cli, host: &str, port: u16) -> Result<u8, Failure> {
 }
 
 fn dry_run(cli: &Cli) -> Result<u8, Failure> {
-    let (plans, code) = plans(cli);
+    let mut code = 0;
+    let asked = all_asked(cli, &mut code);
+    privilege::drop_all(true).map_err(Failure::StillPrivileged)?;
+    let plans = all_plans(cli, asked, &mut code);
     for plan in &plans {
         for route in first_of_each(&plan.routes, cli.family()) {
             let (counter, packet) = show::next_packet(&plan.knocker, &route, plan.request)?;
@@ -128,20 +142,26 @@ fn dry_run(cli: &Cli) -> Result<u8, Failure> {
     Ok(code)
 }
 
-/// The plans for the hosts of the command line, and the exit code that those without a plan leave.
-fn plans(cli: &Cli) -> (Vec<Plan>, u8) {
-    let mut code = 0;
-    let mut plans = Vec::new();
-    for host in &cli.hosts {
-        match plan(cli, host, cli.port) {
-            Ok(plan) => plans.push(plan),
-            Err(failure) => code = code.max(report(&failure)),
-        }
-    }
-    (plans, code)
+/// What is asked of the hosts of the command line; those that nothing can be asked of leave their exit code.
+fn all_asked(cli: &Cli, code: &mut u8) -> Vec<Asked> {
+    good(cli.hosts.iter().map(|host| asked(cli, host, cli.port)), code)
 }
 
-fn plan(cli: &Cli, host: &str, request: Option<Request>) -> Result<Plan, Failure> {
+/// The plans for those; a host without one leaves its exit code.
+fn all_plans(cli: &Cli, asked: Vec<Asked>, code: &mut u8) -> Vec<Plan> {
+    good(asked.into_iter().map(|asked| plan(cli, asked)), code)
+}
+
+/// What succeeded. What failed is told of, and `code` is its exit code.
+fn good<T>(results: impl Iterator<Item = Result<T, Failure>>, code: &mut u8) -> Vec<T> {
+    let told = |result: Result<T, Failure>| {
+        result.map_err(|failure| *code = (*code).max(report(&failure))).ok()
+    };
+    results.filter_map(told).collect()
+}
+
+/// Reads files of ours alone.
+fn asked(cli: &Cli, host: &str, request: Option<Request>) -> Result<Asked, Failure> {
     let knocker = Knocker::load(&profiles(cli)?, host)?;
     if knocker.readable_by_others {
         let dir = &knocker.dir;
@@ -152,8 +172,14 @@ fn plan(cli: &Cli, host: &str, request: Option<Request>) -> Result<Plan, Failure
     let request = request
         .or(knocker.profile.config.port.map(Request))
         .ok_or_else(|| Failure::NoPort(host.to_owned(), knocker.dir.join("config")))?;
+    Ok(Asked { knocker, request })
+}
+
+/// Asks the resolver.
+fn plan(cli: &Cli, Asked { knocker, request }: Asked) -> Result<Plan, Failure> {
     let routes = knocker.routes(cli.family(), cli.source)?;
     if cli.verbose {
+        let host = &knocker.profile.name;
         for route in &routes {
             say::tell(format_args!(
                 "knock: {host:?}: {} is reached from {}",
@@ -169,13 +195,10 @@ fn profiles(cli: &Cli) -> Result<PathBuf, Failure> {
     cli.profiles.clone().map_or_else(default_profiles, Ok)
 }
 
-/// Opens what needs the capability, then gives it up with everything else, before a counter is touched.
-fn open_raw(
-    routes: impl Iterator<Item = Route>,
-    no_new_privs: bool,
-) -> Result<RawSockets, Failure> {
-    let (v4, v6) = families(routes.map(|route| route.target));
-    let raw = RawSockets::open(v4, v6).map_err(Failure::raw_socket)?;
+/// Opens what needs the capability, then gives it up with everything else, before a counter is touched and before the
+/// resolver is asked: its answers come from the network. That the capability is missing is told when there is a knock.
+fn open_raw(no_new_privs: bool) -> Result<Result<RawSockets, Errno>, Failure> {
+    let raw = RawSockets::open();
     privilege::drop_all(no_new_privs).map_err(Failure::StillPrivileged)?;
     Ok(raw)
 }

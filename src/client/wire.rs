@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::IoSlice;
-use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -17,22 +17,24 @@ use nix::sys::socket::{
 
 use super::packet::{Ends, KnockPacket};
 
-/// A raw socket for each family that was asked for.
-#[derive(Debug)]
+/// A raw socket for each family; by default none, which sends nothing.
+#[derive(Debug, Default)]
 pub struct RawSockets {
     v4: Option<OwnedFd>,
     v6: Option<OwnedFd>,
 }
 
 impl RawSockets {
-    /// Opens a raw socket for each family wanted. Needs `CAP_NET_RAW`: without it, `EPERM`.
-    pub fn open(v4: bool, v6: bool) -> Result<Self, Errno> {
+    /// Opens a raw socket for each family that the machine has. Needs `CAP_NET_RAW`: without it, `EPERM`.
+    pub fn open() -> Result<Self, Errno> {
         let open =
-            |family| socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw);
-        Ok(Self {
-            v4: v4.then(|| open(AddressFamily::Inet)).transpose()?,
-            v6: v6.then(|| open(AddressFamily::Inet6)).transpose()?,
-        })
+            |family| match socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)
+            {
+                Ok(fd) => Ok(Some(fd)),
+                Err(Errno::EAFNOSUPPORT) => Ok(None),
+                Err(why) => Err(why),
+            };
+        Ok(Self { v4: open(AddressFamily::Inet)?, v6: open(AddressFamily::Inet6)? })
     }
 
     /// Sends `packet` once. `scope` is the interface's index where the destination is link-local, else 0.
@@ -68,11 +70,4 @@ impl RawSockets {
         }
         Ok(())
     }
-}
-
-/// The families that `addresses` need: IPv4, IPv6.
-pub fn families(addresses: impl Iterator<Item = SocketAddr>) -> (bool, bool) {
-    addresses.into_iter().fold((false, false), |(v4, v6), address| {
-        (v4 || address.is_ipv4(), v6 || address.is_ipv6())
-    })
 }

@@ -1,6 +1,7 @@
 //! `knock` as an ordinary user: what it sends, what it spends, what it says when it cannot.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::net::{FAMILIES, Family, Net};
@@ -175,6 +176,40 @@ fn where_there_is_no_way_or_no_room_nothing_is_sent() {
     );
     assert_eq!(person.counter(), 0);
     assert_eq!(tap.syns_to(KNOCK_PORT, QUIET).len(), 0);
+}
+
+#[test]
+fn while_the_resolver_works_no_capability_is_held() {
+    let site = site();
+    let person = Person::with_address(&site, "slow.test");
+    // The resolver reads this file, and nobody ever writes to it.
+    let hosts = person.write("hosts", "");
+    fs::remove_file(&hosts).unwrap();
+    let made = Command::new("mkfifo").args(["-m", "644"]).arg(&hosts).status().unwrap();
+    assert!(made.success());
+    for arguments in [
+        &["-p", "22", HOST][..],
+        &["-p", "22", HOST, "--", "true"],
+        &["-n", "-p", "22", HOST],
+        &["-W", "server.test:22"],
+    ] {
+        let mut knock = person.with_hosts_command(&site, &hosts, arguments).spawn().unwrap();
+        let read = || fs::read_to_string(format!("/proc/{}/status", knock.id())).unwrap();
+        wait_until(SOON, "the resolver to sleep over the file", || {
+            let status = read();
+            status.starts_with("Name:\tknock\n") && status.contains("State:\tS")
+        });
+        let status = read();
+        knock.kill().unwrap();
+        knock.wait().unwrap();
+        for set in ["CapPrm", "CapEff"] {
+            assert!(
+                status.contains(&format!("{set}:\t0000000000000000")),
+                "{arguments:?} {status}"
+            );
+        }
+    }
+    assert_eq!(person.counter(), 0);
 }
 
 #[test]

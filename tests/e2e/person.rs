@@ -115,13 +115,24 @@ impl Person {
 
     /// Runs `knock` as them on the client's side with `hosts` for `/etc/hosts`, which nobody else sees.
     pub(crate) fn with_hosts(&self, site: &Site, hosts: &Path, arguments: &[&str]) -> Output {
+        self.with_hosts_command(site, hosts, arguments).output().unwrap()
+    }
+
+    /// The command that does that.
+    pub(crate) fn with_hosts_command(
+        &self,
+        site: &Site,
+        hosts: &Path,
+        arguments: &[&str],
+    ) -> Command {
         let line = format!(
             "mount --bind {} /etc/hosts && exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"",
             hosts.display()
         );
         let mut command = site.net.client.command("sh");
         command.args(["-c", &line, "sh"]).arg(self.bin.join("knock")).args(arguments);
-        command.env("HOME", &self.home).output().unwrap()
+        command.env("HOME", &self.home);
+        command
     }
 }
 

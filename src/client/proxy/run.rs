@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use clap::CommandFactory;
 use listenfd::ListenFd;
-use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::auth::{AuthError, Credentials};
@@ -69,7 +68,7 @@ pub fn run(cli: &Cli) -> ExitCode {
 
 fn start(cli: &Cli) -> Result<(), NotServing> {
     // One thread so far, and not a byte accepted: what needs the capability first, and then it is gone for good.
-    let raw = open_raw().map_err(|why| NotServing::Client(Failure::raw_socket(why)))?;
+    let raw = RawSockets::open().map_err(|why| NotServing::Client(Failure::raw_socket(why)))?;
     privilege::drop_all(true).map_err(|why| NotServing::Client(Failure::StillPrivileged(why)))?;
 
     let profiles = cli.profiles.clone().map_or_else(default_profiles, Ok);
@@ -94,16 +93,6 @@ fn start(cli: &Cli) -> Result<(), NotServing> {
     // A thread may hang in the resolver; nobody waits for its answer any more.
     runtime.shutdown_timeout(Duration::from_millis(100));
     served.map_err(NotServing::Runtime)
-}
-
-/// Both families where the machine has both; a machine without one of them can still knock with the other.
-fn open_raw() -> Result<RawSockets, Errno> {
-    match RawSockets::open(true, true) {
-        Err(Errno::EAFNOSUPPORT) => {
-            RawSockets::open(true, false).or_else(|_| RawSockets::open(false, true))
-        }
-        opened => opened,
-    }
 }
 
 /// The socket that systemd hands over, or one of our own.
