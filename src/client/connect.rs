@@ -116,8 +116,12 @@ pub fn knock_and_connect(
             return Err(Failure::NeverOpened(race.failure(now)));
         }
         if let Some(route) = race.next_knock(now) {
-            knock(&route)?;
-            race.knocked(route);
+            match knock(&route) {
+                Ok(()) => race.knocked(route),
+                // A firewall of our own may shut one family off; the other may lead there.
+                Err(why @ Failure::NotSent { .. }) => race.not_sent(why)?,
+                Err(why) => return Err(why),
+            }
         }
         race.begin_due_attempt(Instant::now());
         if let Some((stream, route)) = race.wait() {
@@ -132,7 +136,11 @@ struct Race {
     routes: Vec<Route>,
     port: u16,
     started: Instant,
+    /// Knocks that were tried, and those of them that were sent.
+    tried: u32,
     knocks: u32,
+    /// The last one tried did not leave: the next way is due at once.
+    skip: bool,
     last_knock: Instant,
     route: Option<Route>,
     next_attempt: Instant,
@@ -151,7 +159,9 @@ impl Race {
             routes: alternate_families(routes),
             port,
             started: now,
+            tried: 0,
             knocks: 0,
+            skip: false,
             last_knock: now,
             route: None,
             next_attempt: now,
@@ -164,7 +174,7 @@ impl Race {
     }
 
     fn is_over(&self, now: Instant) -> bool {
-        let refused = self.answer.is_some() && self.knocks == MOST_KNOCKS;
+        let refused = self.answer.is_some() && self.tried == MOST_KNOCKS;
         let patience = REFUSED_FOR_GOOD.max(self.round_trip * 3);
         now >= self.started + TIME_LIMIT || refused && now >= self.last_knock + patience
     }
@@ -175,19 +185,30 @@ impl Race {
 
     /// The route to knock on now, if it is time to.
     fn next_knock(&self, now: Instant) -> Option<Route> {
-        let due = self.knocks == 0
-            || self.knocks < MOST_KNOCKS && now >= self.last_knock + self.knock_again();
-        let index = usize::try_from(self.knocks).ok()?.checked_rem(self.routes.len())?;
+        let at_once = self.tried == 0 || self.skip;
+        let due =
+            self.tried < MOST_KNOCKS && (at_once || now >= self.last_knock + self.knock_again());
+        let index = usize::try_from(self.tried).ok()?.checked_rem(self.routes.len())?;
         due.then(|| self.routes.get(index).copied()).flatten()
     }
 
     fn knocked(&mut self, route: Route) {
         let now = Instant::now();
+        self.tried += 1;
         self.knocks += 1;
+        self.skip = false;
         self.last_knock = now;
         self.route = Some(route);
         self.pause = FIRST_PAUSE;
         self.next_attempt = now + FIRST_PAUSE;
+    }
+
+    /// Fails where no knock has left, and there is no other way to send one.
+    fn not_sent(&mut self, why: Failure) -> Result<(), Failure> {
+        self.tried += 1;
+        self.skip = true;
+        let ways = u32::try_from(self.routes.len()).unwrap_or(u32::MAX).min(MOST_KNOCKS);
+        if self.knocks == 0 && self.tried >= ways { Err(why) } else { Ok(()) }
     }
 
     fn begin_due_attempt(&mut self, now: Instant) {
@@ -209,7 +230,7 @@ impl Race {
     /// Waits until something is due or an attempt has an answer. The connection, if one stands.
     fn wait(&mut self) -> Option<(TcpStream, Route)> {
         let mut until = self.next_attempt.min(self.started + TIME_LIMIT);
-        if self.knocks < MOST_KNOCKS {
+        if self.tried < MOST_KNOCKS {
             until = until.min(self.last_knock + self.knock_again());
         }
         let timeout = TimeSpec::from_duration(until.saturating_duration_since(Instant::now()));
@@ -388,6 +409,38 @@ mod tests {
             knock_and_connect(&[route("127.0.0.1:1")], port, |_| Err(Failure::NoHome)).unwrap_err();
         assert!(matches!(failure, Failure::NoHome));
         assert!(listener.accept().is_err());
+    }
+
+    fn not_sent(route: &Route) -> Failure {
+        Failure::NotSent { counter: 0, address: route.target.ip(), why: Errno::EPERM }
+    }
+
+    #[test]
+    fn where_a_knock_cannot_leave_the_next_way_is_taken_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let start = Instant::now();
+        let connected =
+            knock_and_connect(&[route("[::1]:1"), route("127.0.0.1:1")], port, |route| {
+                if route.target.is_ipv6() { Err(not_sent(route)) } else { Ok(()) }
+            })
+            .unwrap();
+        assert!(start.elapsed() < KNOCK_AGAIN);
+        assert_eq!((connected.knocks, connected.route), (1, route("127.0.0.1:1")));
+    }
+
+    #[test]
+    fn where_no_knock_can_leave_each_way_is_tried_once() {
+        for routes in [&[route("127.0.0.1:1")][..], &[route("[::1]:1"), route("127.0.0.1:1")]] {
+            let mut tried = 0;
+            let failure = knock_and_connect(routes, 9, |route| {
+                tried += 1;
+                Err(not_sent(route))
+            })
+            .unwrap_err();
+            assert!(matches!(failure, Failure::NotSent { .. }), "{failure}");
+            assert_eq!(tried, routes.len());
+        }
     }
 
     #[test]
