@@ -197,6 +197,7 @@ fn shell_word(path: &std::path::Path) -> String {
         {
             text.to_owned()
         }
+        _ if path.ends_with("knock-proxy") => "$(command -v knock-proxy)".to_owned(),
         _ => "$(command -v knock)".to_owned(),
     }
 }
@@ -228,6 +229,8 @@ mod tests {
         assert!(text.ends_with("sudo setcap cap_net_raw+ep /usr/local/bin/knock"), "{text}");
         let text = Failure::NoCapability("/tmp/$(reboot)/knock".into()).to_string();
         assert!(text.ends_with("sudo setcap cap_net_raw+ep $(command -v knock)"), "{text}");
+        let text = Failure::NoCapability("/home/a b/knock-proxy".into()).to_string();
+        assert!(text.ends_with("sudo setcap cap_net_raw+ep $(command -v knock-proxy)"), "{text}");
     }
 
     #[test]
