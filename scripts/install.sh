@@ -2,6 +2,7 @@
 # Builds the programs and installs them, with the one capability that the client's need. Owns what it names below
 # PREFIX; makes no profile, no user, no rule, and starts nothing.
 set -euo pipefail
+called_in=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
@@ -31,12 +32,18 @@ prefix=/usr/local
 client_only=''
 while (($#)); do
     case $1 in
-    --prefix) prefix=${2:?--prefix takes a directory} && shift 2 ;;
+    --prefix)
+        [[ -n ${2:-} ]] || { usage >&2 && exit 2; }
+        prefix=$2 && shift 2
+        ;;
     --client) client_only=1 && shift ;;
     -h | --help) usage && exit ;;
     *) usage >&2 && exit 2 ;;
     esac
 done
+
+# As the caller means it; units need a whole path.
+[[ $prefix == /* ]] || prefix=$called_in/$prefix
 
 as_root() { if ((EUID == 0)); then "$@"; else sudo "$@"; fi; }
 
@@ -72,8 +79,9 @@ for program in knock knock-proxy; do
 done
 
 sed "s|/usr/local|$prefix|" packaging/systemd/user/knock-proxy.service >"$work/service"
-put 644 "$work/service" lib/systemd/user/knock-proxy.service
-put 644 packaging/systemd/user/knock-proxy.socket lib/systemd/user/knock-proxy.socket
+# Below share, systemd looks for a user's units in /usr/local and in ~/.local; below lib, in /usr/local alone.
+put 644 "$work/service" share/systemd/user/knock-proxy.service
+put 644 packaging/systemd/user/knock-proxy.socket share/systemd/user/knock-proxy.socket
 
 if [[ -z $client_only ]]; then
     put 755 "$built/knock-daemon" sbin/knock-daemon
