@@ -8,8 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::mpsc;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::client::failure::Failure;
@@ -19,7 +18,7 @@ use crate::profile::{self, ProfileConfig};
 
 /// How long the addresses of a profile's name are believed. A target given by its own name is never looked up here.
 const BELIEVED: Duration = Duration::from_secs(60);
-/// How long a target waits for the resolver to tell whether it is a profile's. Then it is not.
+/// How long targets wait for the resolver to tell whether they are a profile's. Then they are not, until it has told.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a SOCKS client wants to reach.
@@ -65,14 +64,17 @@ pub enum Destination {
 #[derive(Debug)]
 pub struct Lookup {
     profiles: PathBuf,
-    resolved: Mutex<HashMap<String, (Instant, Vec<IpAddr>)>>,
+    names: Arc<Names>,
 }
 
 impl Lookup {
     /// The profiles in `profiles`, a directory that need not be there yet.
     #[must_use]
     pub fn new(profiles: PathBuf) -> Self {
-        Self { profiles, resolved: Mutex::default() }
+        Self {
+            profiles,
+            names: Arc::new(Names::new(|name| target::resolve(name, 0).unwrap_or_default())),
+        }
     }
 
     /// How to reach `host`. `port` is where a plain connection goes.
@@ -93,8 +95,10 @@ impl Lookup {
             }
         };
         for (profile, theirs) in self.addresses_of(profiles) {
-            let ours = |address: &&SocketAddr| theirs.contains(&address.ip());
-            let shared: Vec<SocketAddr> = addresses.iter().filter(ours).copied().collect();
+            // Theirs, because a client cannot say on which interface a link-local address is.
+            let wanted =
+                |ours: &SocketAddr| addresses.iter().any(|theirs| theirs.ip() == ours.ip());
+            let shared: Vec<SocketAddr> = theirs.into_iter().filter(wanted).collect();
             if !shared.is_empty() {
                 let knocker = Knocker::load(&self.profiles, &profile.name)?;
                 let routes = target::routes(&shared, Family::Any, None)
@@ -121,43 +125,66 @@ impl Lookup {
     }
 
     /// The addresses of each profile, those that the resolver tells in time. All are asked for at once.
-    fn addresses_of(&self, profiles: Vec<Known>) -> Vec<(Known, Vec<IpAddr>)> {
-        let (sender, answers) = mpsc::channel();
-        let mut asked = 0;
-        for profile in &profiles {
-            let name = profile.resolved_by().to_owned();
-            if self.lately(&name).is_none() {
-                let sender = sender.clone();
-                asked += 1;
-                std::thread::spawn(move || {
-                    let resolved = target::resolve(&name, 0).unwrap_or_default();
-                    let addresses = resolved.iter().map(SocketAddr::ip).collect::<Vec<_>>();
-                    let _ = sender.send((name, addresses));
-                });
+    fn addresses_of(&self, profiles: Vec<Known>) -> Vec<(Known, Vec<SocketAddr>)> {
+        let names: Vec<&str> = profiles.iter().map(Known::resolved_by).collect();
+        let resolved = self.names.resolve(&names);
+        profiles.into_iter().zip(resolved).filter(|(_, addresses)| !addresses.is_empty()).collect()
+    }
+}
+
+/// What the profiles' names resolve to. Shared with the threads that ask: an answer that comes too late for who wanted
+/// it is in time for the next, and a resolver that hangs is waited for once, not by each target anew.
+#[derive(Debug)]
+struct Names {
+    asked: Mutex<HashMap<String, Asked>>,
+    news: Condvar,
+    resolver: fn(&str) -> Vec<SocketAddr>,
+}
+
+/// A question to the resolver, and the answer when there is one.
+#[derive(Debug)]
+struct Asked {
+    when: Instant,
+    answer: Option<Vec<SocketAddr>>,
+}
+
+impl Names {
+    fn new(resolver: fn(&str) -> Vec<SocketAddr>) -> Self {
+        Self { asked: Mutex::default(), news: Condvar::new(), resolver }
+    }
+
+    /// The addresses of each of `names`; none where the resolver knows none or has not told in time.
+    fn resolve(self: &Arc<Self>, names: &[&str]) -> Vec<Vec<SocketAddr>> {
+        let mut asked = self.asked();
+        for &name in names {
+            if asked.get(name).is_none_or(|asked| asked.when.elapsed() >= BELIEVED) {
+                asked.insert(name.to_owned(), Asked { when: Instant::now(), answer: None });
+                let (this, name) = (Arc::clone(self), name.to_owned());
+                std::thread::spawn(move || this.ask(&name));
             }
         }
-        let until = Instant::now() + PATIENCE;
-        for _ in 0..asked {
-            let left = until.saturating_duration_since(Instant::now());
-            let Ok((name, addresses)) = answers.recv_timeout(left) else { break };
-            self.cache().insert(name, (Instant::now(), addresses));
+        loop {
+            let open = names.iter().filter_map(|name| asked.get(*name));
+            let open = open.filter(|asked| asked.answer.is_none());
+            let left = open.map(|asked| PATIENCE.saturating_sub(asked.when.elapsed())).max();
+            let Some(left) = left.filter(|left| !left.is_zero()) else { break };
+            asked = self.news.wait_timeout(asked, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        profiles
-            .into_iter()
-            .filter_map(|profile| Some((self.lately(profile.resolved_by())?, profile)))
-            .map(|(addresses, profile)| (profile, addresses))
-            .collect()
+        let answer = |name: &&str| asked.get(*name).and_then(|asked| asked.answer.clone());
+        names.iter().map(|name| answer(name).unwrap_or_default()).collect()
     }
 
-    fn lately(&self, name: &str) -> Option<Vec<IpAddr>> {
-        let cache = self.cache();
-        let (when, addresses) = cache.get(name)?;
-        (when.elapsed() < BELIEVED).then(|| addresses.clone())
+    fn ask(&self, name: &str) {
+        let answer = Some((self.resolver)(name));
+        if let Some(asked) = self.asked().get_mut(name) {
+            asked.answer = answer;
+        }
+        self.news.notify_all();
     }
 
-    fn cache(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Instant, Vec<IpAddr>)>> {
+    fn asked(&self) -> MutexGuard<'_, HashMap<String, Asked>> {
         // Nothing is left half-done in it by a thread that dies.
-        self.resolved.lock().unwrap_or_else(PoisonError::into_inner)
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -283,5 +310,40 @@ mod tests {
     fn profiles_that_do_not_resolve_are_no_obstacle() {
         let (_dir, lookup) = profiles(&[("no-such-host.invalid", "")]);
         assert_eq!(found(&lookup, "127.0.0.9"), "plain 127.0.0.9:80");
+    }
+
+    #[test]
+    fn a_resolver_that_hangs_is_waited_for_once_and_its_late_answer_is_believed() {
+        fn slow(_: &str) -> Vec<SocketAddr> {
+            std::thread::sleep(PATIENCE + Duration::from_millis(500));
+            vec![SocketAddr::from(([127, 0, 0, 9], 0))]
+        }
+        let names = Arc::new(Names::new(slow));
+        let timed = || {
+            let start = Instant::now();
+            let answer = names.resolve(&["slow.example"]);
+            (answer.concat().len(), start.elapsed())
+        };
+        let (found, took) = timed();
+        assert!(found == 0 && took >= PATIENCE, "{found} {took:?}");
+        let (found, took) = timed();
+        assert!(found == 0 && took < PATIENCE / 2, "{found} {took:?}");
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(timed().0, 1);
+    }
+
+    #[test]
+    fn a_link_local_address_is_the_profile_s_on_the_profile_s_interface() {
+        let (_dir, lookup) = profiles(&[("here", "address = \"fe80::1%lo\"")]);
+        // There may be no way to it, but it is not taken for nobody's, and its interface is known.
+        let found = lookup.find(&Host::new("fe80::1".into()), 80);
+        match found {
+            Ok(Destination::Knock(_, routes)) => assert_eq!(routes[0].scope(), 1),
+            Err(Failure::NoRoute(name, target::NoRoute::Unreachable(_, why))) => {
+                assert_eq!(name, "here");
+                assert_ne!(why.kind(), std::io::ErrorKind::InvalidInput, "no interface was said");
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
