@@ -170,9 +170,11 @@ impl Config {
         {
             return Err("log_prefix must have 1 to 127 printable characters".into());
         }
-        if config.allow.as_ref().is_some_and(Vec::is_empty) {
+        // A knock asks for a TCP port and for nothing else.
+        let is_tcp = |text: &ServiceText| text.0.protocol == Protocol::Tcp;
+        if config.allow.as_ref().is_some_and(|allow| !allow.iter().any(is_tcp)) {
             return Err(
-                "allow is empty, so nobody could be let in; name a service, or remove the line"
+                "allow names no TCP port, so nobody could be let in; name one, like tcp/22, or remove the line"
                     .into(),
             );
         }
@@ -273,7 +275,8 @@ mod tests {
             ("[main]\ndelay = 50000\n", "delay is 50000"),
             ("[main]\ndelay = fifteen\n", "line 2"),
             ("[main]\nerror_window = 0\n", "error_window"),
-            ("[main]\nallow = []\n", "allow is empty"),
+            ("[main]\nallow = []\n", "allow names no TCP port"),
+            ("[main]\nallow = [\"udp/53\"]\n", "allow names no TCP port"),
             ("[main]\nallow = [\"ssh\"]\n", "ssh"),
             ("[main]\nfirewall = \"pf\"\n", "pf"),
             ("[main]\nlog_prefix = \"\"\n", "log_prefix"),

@@ -70,7 +70,7 @@ impl fmt::Display for Failure {
             }
             Self::Locked(path) => write!(
                 f,
-                "another knock-daemon runs with {path:?}; stop it first, or give this one its own with --instance or --config-dir"
+                "another knock-daemon runs with {path:?}; stop it first, or give this one its own with --instance"
             ),
             Self::Config(error) => error.fmt(f),
             Self::NoUser(name) => {

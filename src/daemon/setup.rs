@@ -65,7 +65,13 @@ impl Setup {
             Some(name) => find(name)?.ok_or_else(|| Failure::NoUser(name.clone()))?,
             None => match find(DEFAULT_USER)? {
                 Some(user) => user,
-                None => find(FALLBACK_USER)?.ok_or_else(|| Failure::NoUser(DEFAULT_USER.into()))?,
+                None => {
+                    say::event(format_args!(
+                        "there is no user {DEFAULT_USER:?}; goes on as {FALLBACK_USER:?}, and whatever else runs as that \
+                         could end it; better: adduser --system --group --no-create-home {DEFAULT_USER}"
+                    ));
+                    find(FALLBACK_USER)?.ok_or_else(|| Failure::NoUser(DEFAULT_USER.into()))?
+                }
             },
         };
         if user.uid.is_root() {

@@ -69,9 +69,20 @@ pub enum ChainError {
 
 impl Chain {
     /// Makes the chain `name`, empty, also when an earlier helper left it behind, and tries every match that a grant needs.
+    /// Where that fails, nothing is left of it.
     pub fn create(name: &str, ipv6: bool) -> Result<Self, ChainError> {
         let mut chain =
             Self { name: name.to_owned(), families: Vec::new(), grants: Vec::new(), count: 0 };
+        match chain.make(ipv6) {
+            Ok(()) => Ok(chain),
+            Err(why) => {
+                chain.close();
+                Err(why)
+            }
+        }
+    }
+
+    fn make(&mut self, ipv6: bool) -> Result<(), ChainError> {
         for (tools, is_ipv4) in [(IPV4_TOOLS, true), (IPV6_TOOLS, false)] {
             if !is_ipv4 && !ipv6 {
                 continue;
@@ -81,18 +92,18 @@ impl Chain {
                 .find(|tool| Path::new(tool).exists())
                 .ok_or(ChainError::NoTool(tools[0]))?;
             let family = Family { tool, is_ipv4 };
-            chain.families.push(family);
-            chain.set_up(family)?;
+            self.families.push(family);
+            self.set_up(family)?;
             // Addresses for documentation, and a time that is over.
             let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
             let address =
                 if is_ipv4 { Ipv4Addr::new(192, 0, 2, 1).into() } else { IpAddr::from(v6) };
             let request = Request { address, protocol: Protocol::Tcp, port: 1, seconds: 1 };
-            let rule = chain.rule(&request, 0);
-            chain.insert(family, &rule)?;
-            chain.delete(family, &rule)?;
+            let rule = self.rule(&request, 0);
+            self.insert(family, &rule)?;
+            self.delete(family, &rule)?;
         }
-        Ok(chain)
+        Ok(())
     }
 
     /// Admits one connection, or renews what is open already.
