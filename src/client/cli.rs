@@ -32,7 +32,8 @@ Examples:
   knock -n -p tcp/443 host.example      what would be sent
 
 A HOST is a profile in ~/.knockknock, made on the server by knock-genprofile.
--W knocks up to 3 times and gives up after 10 seconds.
+-W knocks up to 3 times and gives up after 10 seconds; who came first with the
+same profile has its turn before that.
 Exit status: 0 done, 1 could not, 2 wrong usage; with a COMMAND: the command's,
 127 if it cannot be started."
 )]

@@ -88,7 +88,8 @@ impl fmt::Display for NeverOpened {
             f.write_str("the host is down, ")?;
         }
         f.write_str(
-            "the knocks did not arrive, or the server did not accept them (its log says why)",
+            "the knocks did not arrive, or the server did not accept them; its log says why. Where it tells of wrong \
+             knocks, the server's `counter` of this profile has fallen behind: stop knock-daemon, write ours into it",
         )
     }
 }

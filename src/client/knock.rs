@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::failure::Failure;
+use super::known::{Host, Known};
 use super::packet::{Ends, KnockPacket};
 use super::target::{self, Family, Route};
 use super::wire::RawSockets;
@@ -54,6 +55,22 @@ impl Knocker {
         let readable_by_others = files.readable_by_others();
         let (profile, counter) = files.parse().map_err(Failure::Profile)?;
         Ok(Self { profile, readable_by_others, dir, counter })
+    }
+
+    /// The profile for `host`: the one with exactly that name, else one that is for the same host by its name or its
+    /// `address`, however they are written; of several, the one for `port`.
+    pub fn find(profiles: &Path, host: &str, port: Option<u16>) -> Result<Self, Failure> {
+        let exactly = Self::load(profiles, host);
+        if !matches!(exactly, Err(Failure::NoProfile { .. })) {
+            return exactly;
+        }
+        let mut known = Known::all(profiles);
+        known.sort_by_key(|profile| profile.port != port);
+        let wanted = Host::new(host.to_owned());
+        match known.into_iter().find(|profile| profile.is(&wanted)) {
+            Some(same) => Self::load(profiles, &same.name),
+            None => exactly,
+        }
     }
 
     /// What the host is resolved by: the config's `address`, else the profile's name.
@@ -169,6 +186,18 @@ fn within(range: &RangeInclusive<u16>, random: u16) -> u16 {
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn a_profile_is_found_by_its_name_in_any_case_and_by_its_address() {
+        let config = "[main]\nknock_port = 666\naddress = \"192.0.2.1\"\n";
+        let profiles = profiles_with("Server.example", config);
+        for host in ["Server.example", "server.EXAMPLE", "server.example.", "192.0.2.1"] {
+            let found = Knocker::find(profiles.path(), host, Some(22)).unwrap();
+            assert_eq!(found.profile.name, "Server.example", "{host}");
+        }
+        let failure = Knocker::find(profiles.path(), "192.0.2.2", Some(22)).unwrap_err();
+        assert!(matches!(failure, Failure::NoProfile { .. }), "{failure}");
+    }
 
     fn profiles_with(name: &str, config: &str) -> tempfile::TempDir {
         let profiles = tempfile::tempdir().unwrap();

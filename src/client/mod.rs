@@ -4,6 +4,7 @@ pub mod cli;
 pub mod connect;
 pub mod failure;
 pub mod knock;
+pub mod known;
 pub mod packet;
 pub mod privilege;
 pub mod proxy;

@@ -162,7 +162,7 @@ fn good<T>(results: impl Iterator<Item = Result<T, Failure>>, code: &mut u8) -> 
 
 /// Reads files of ours alone.
 fn asked(cli: &Cli, host: &str, request: Option<Request>) -> Result<Asked, Failure> {
-    let knocker = Knocker::load(&profiles(cli)?, host)?;
+    let knocker = Knocker::find(&profiles(cli)?, host, request.map(|request| request.0))?;
     if knocker.readable_by_others {
         let dir = &knocker.dir;
         say::tell(format_args!(

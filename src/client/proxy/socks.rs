@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use super::auth::Credentials;
-use super::lookup::Host;
+use crate::client::known::Host;
 
 /// Names in a SOCKS 4 request are shorter than this, in bytes.
 const MOST_NAME: u64 = 512;

@@ -15,11 +15,12 @@ use tokio::sync::Mutex;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
-use super::lookup::{Destination, Host, Lookup};
+use super::lookup::{Destination, Lookup};
 use super::socks::Refusal;
 use crate::client::connect::{Connected, knock_and_connect};
 use crate::client::failure::{Failure, reason};
 use crate::client::knock::Knocker;
+use crate::client::known::Host;
 use crate::client::target::Route;
 use crate::client::turn::{LONGEST_WAIT, NoTurn, Turn};
 use crate::client::wire::RawSockets;
