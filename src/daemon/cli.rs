@@ -12,7 +12,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     pub(super) config_dir: Option<PathBuf>,
 
-    /// Where to read: a log file, `kmsg` (the kernel itself), or `auto` (/var/log/kern.log if there, else kmsg)
+    /// Where to read: a log file, `kmsg` (the kernel itself), or `auto` (/var/log/kern.log if in use, else kmsg)
     #[arg(long, value_name = "PATH|kmsg|auto")]
     pub(super) log: Option<String>,
 

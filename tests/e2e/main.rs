@@ -32,6 +32,6 @@ mod firewall_script;
 mod flood;
 mod forged;
 mod harness;
-mod idle;
+mod many;
 mod proxy;
 mod rotation;

@@ -20,6 +20,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::{Duration, SystemTime};
 
 pub use error::{Report, SourceError};
 pub use file::{FileLog, OpenedFile, open_log};
@@ -34,7 +35,7 @@ pub const DEFAULT_FILE: &str = "/var/log/kern.log";
 /// Which log to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// [`DEFAULT_FILE`] if it is there, else `/dev/kmsg`.
+    /// [`DEFAULT_FILE`] if somebody writes it, else `/dev/kmsg`.
     Auto,
     /// `/dev/kmsg`.
     Kmsg,
@@ -67,10 +68,18 @@ impl Opened {
     /// Opens the log at its end: what is logged from here on is read, nothing before.
     pub fn open(choice: &Choice) -> Result<Self, SourceError> {
         match choice {
-            Choice::Auto if Path::new(DEFAULT_FILE).exists() => {
-                OpenedFile::open(Path::new(DEFAULT_FILE)).map(Self::File)
+            Choice::Auto => {
+                let file = Path::new(DEFAULT_FILE);
+                if is_written(file, booted()) {
+                    return OpenedFile::open(file).map(Self::File);
+                }
+                match Kmsg::open() {
+                    // In a container there may be no other log.
+                    Err(_) if file.exists() => OpenedFile::open(file).map(Self::File),
+                    opened => opened.map(Self::Kmsg),
+                }
             }
-            Choice::Auto | Choice::Kmsg => Kmsg::open().map(Self::Kmsg),
+            Choice::Kmsg => Kmsg::open().map(Self::Kmsg),
             Choice::File(path) => OpenedFile::open(path).map(Self::File),
         }
     }
@@ -84,6 +93,20 @@ impl Opened {
             Self::Kmsg(kmsg) => Ok(Source::Kmsg(kmsg)),
         }
     }
+}
+
+/// Whether somebody has written to the log since the machine was started, as rsyslog does at each start. A host that
+/// went over to journald keeps its last `kern.log`, and would be deaf for ever behind it.
+fn is_written(log: &Path, booted: Option<SystemTime>) -> bool {
+    let written = log.metadata().and_then(|metadata| metadata.modified()).ok();
+    written.is_some_and(|written| booted.is_none_or(|booted| written >= booted))
+}
+
+/// When the machine was started, by its present clock.
+fn booted() -> Option<SystemTime> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let seconds = stat.lines().find_map(|line| line.strip_prefix("btime "))?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.trim().parse().ok()?))
 }
 
 /// A log source that is followed.
@@ -150,4 +173,20 @@ impl fmt::Display for Source {
 /// A path as it may be shown to a person: whatever it holds, escaped.
 fn write_path(f: &mut fmt::Formatter<'_>, path: &Path) -> fmt::Result {
     write!(f, "{}", path.as_os_str().as_encoded_bytes().escape_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_nobody_has_written_to_since_the_machine_was_started_is_not_in_use() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let booted = booted().unwrap();
+        assert!(is_written(log.path(), Some(booted)));
+        log.as_file().set_modified(booted - Duration::from_secs(1)).unwrap();
+        assert!(!is_written(log.path(), Some(booted)));
+        assert!(is_written(log.path(), None), "nobody knows better");
+        assert!(!is_written(Path::new("/nonexistent/kern.log"), None));
+    }
 }

@@ -1,40 +1,12 @@
-//! A daemon that costs nothing while nothing happens, and no more for ten thousand profiles.
+//! A daemon that follows ten thousand profiles as it follows one.
 
 use std::fs;
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
 
-use crate::cost::{Memory, Processes};
+use crate::cost::Memory;
 use crate::net::{Family, Net};
-use crate::site::{Log, Site, logs};
+use crate::site::{Log, Site};
 use crate::talk::Reach;
-
-/// As long as neither process may run, and how long such a time is looked for: other tests write to the kernel's log,
-/// which `/dev/kmsg` wakes the daemon for, and make directories beside its log file.
-const IDLE: Duration = Duration::from_secs(4);
-const PATIENCE: Duration = Duration::from_secs(600);
-
-#[test]
-fn without_a_line_in_the_log_neither_process_runs() {
-    for log in logs() {
-        let mut site = Site::start(Net::lan(), log, "");
-        // Once through everything, so that nothing is left to be done for the first time.
-        site.knock(Family::V4, 22);
-        let processes = Processes::of(site.daemon().pid());
-        let began = Instant::now();
-        loop {
-            let before = processes.context_switches();
-            thread::sleep(IDLE);
-            let switches = processes.context_switches() - before;
-            if switches == 0 {
-                break;
-            }
-            assert!(began.elapsed() < PATIENCE, "{log:?}: {switches} context switches in {IDLE:?}");
-        }
-        assert!(site.daemon().is_running());
-    }
-}
 
 #[test]
 fn ten_thousand_profiles_are_followed_and_the_last_one_opens() {
