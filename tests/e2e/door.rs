@@ -141,6 +141,7 @@ fn a_scan_of_every_port_does_not_silence_a_knock() {
             scan.push("-6");
         }
         scan.push(&server);
+        let mut tap = Tap::on(&site.net.server);
         let mut scan = site
             .net
             .other
@@ -149,8 +150,11 @@ fn a_scan_of_every_port_does_not_silence_a_knock() {
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap();
+        // One of those that it takes first.
+        tap.wait_for_syn(80);
         site.knock(family, PORT);
         assert_eq!(site.reach(family, PORT), Reach::Connected);
+        assert!(scan.try_wait().unwrap().is_none(), "the scan was over before");
         scan.kill().unwrap();
         scan.wait().unwrap();
     });

@@ -200,10 +200,16 @@ fn a_stray_packet_does_not_use_a_grant_up() {
     daemon.split(TABLE);
     daemon.ask("listen 22");
     assert_eq!(daemon.open(CLIENT[0], 22, 600), "Ok(Opened)");
+    net.server.nft(
+        "table inet seen { chain c { type filter hook prerouting priority -500; tcp dport 22 counter; }; }",
+    );
     for flags in ["-A", "-F", "-R", "-SA"] {
+        // Its status tells whether there was an answer, which none of these gets.
         net.client
             .try_run(&["hping3", "-q", "-c", "1", "-i", "u1000", flags, "-p", "22", SERVER[0]]);
     }
+    let seen = || net.server.run(&["nft", "list", "table", "inet", "seen"]);
+    until(5, "all four arrive", || seen().contains("counter packets 4 "));
     assert_eq!(server_grants(&net), 1);
     assert_eq!(client.connect(SERVER[0], 22), "connected");
 }
