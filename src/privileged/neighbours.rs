@@ -118,6 +118,8 @@ struct Seen {
     input: BTreeMap<Name, (bool, bool)>,
     chains: BTreeSet<Name>,
     drops: BTreeSet<Name>,
+    /// Those of them with a rule that drops whatever has come so far: what stands behind it is never asked.
+    shut: BTreeSet<Name>,
     accepts_mark: BTreeSet<Name>,
     jumps: BTreeMap<Name, Vec<String>>,
 }
@@ -162,8 +164,12 @@ impl Seen {
         let name = (family, table, chain);
         if rule.drops {
             self.drops.insert(name.clone());
+            if rule.matches == Matches::Every {
+                self.shut.insert(name.clone());
+            }
         }
-        if rule.accepts && rule.matches == Matches::OurMark {
+        // The kernel lists a chain's rules in their order.
+        if rule.accepts && rule.matches == Matches::OurMark && !self.shut.contains(&name) {
             self.accepts_mark.insert(name.clone());
         }
         self.jumps.entry(name).or_default().extend(rule.jumps);
@@ -263,7 +269,7 @@ impl Rule {
                     }
                     Expressions::Other { expression_type, attributes } => {
                         match expression_type.as_str() {
-                            "counter" => {}
+                            "counter" | "log" => {}
                             "reject" => rule.drops = true,
                             "target" => rule.drops |= text_of(attributes, XT_NAME) == "REJECT",
                             "match" if is_our_mark(attributes) => rule.narrow(Matches::OurMark),

@@ -217,12 +217,13 @@ fn a_check_of_the_iptables_back_end_leaves_nothing_whatever_the_instance() {
 
 #[test]
 fn two_daemons_with_a_name_of_their_own_live_side_by_side() {
-    let mut site = Site::start(Net::lan(), Log::Kmsg, "delay = 600\n");
+    let mut site = Site::prepare(Net::lan(), Log::Kmsg, "delay = 600\n");
     // The second has the other host's profile, in a directory of its own.
     let second_dir = site.net.path("second.d");
     fs::create_dir_all(second_dir.join("profiles")).unwrap();
     fs::copy(site.config_dir().join("config"), second_dir.join("config")).unwrap();
     fs::rename(site.profile("other"), second_dir.join("profiles/other")).unwrap();
+    site.start_daemon();
     let second = |instance: &str| {
         let mut command = site.net.server.command(env!("CARGO_BIN_EXE_knock-daemon"));
         command
@@ -244,6 +245,7 @@ fn two_daemons_with_a_name_of_their_own_live_side_by_side() {
     let knock = site.knock_command(&site.net.other, "other", Family::V4, PORT).output().unwrap();
     assert!(knock.status.success(), "{knock:?}");
     daemon.wait_for_line("a grant", |line| line.contains(": opened tcp/2222"));
+    assert_eq!(site.grants(), Vec::<String>::new(), "the first has nothing to do with it");
     assert_eq!(site.net.other.can_connect(server, PORT, SOON), Reach::Connected);
     site.knock(Family::V4, PORT);
     drop(daemon);

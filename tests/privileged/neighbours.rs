@@ -189,6 +189,8 @@ fn a_rule_that_cannot_help_is_not_taken_for_the_line() {
         ("filter", "meta mark & 0x20000000 == 0 accept", "nft insert rule"),
         ("filter", "meta mark & 0x20000000 != 0x20000000 accept", "nft insert rule"),
         ("filter", "meta mark & 0x20000000 != 0 accept", "accepts our mark"),
+        ("filter", "log counter drop; meta mark & 0x20000000 != 0 accept", "nft insert rule"),
+        ("filter", "tcp dport 25 drop; meta mark & 0x20000000 != 0 accept", "accepts our mark"),
     ] {
         let net = Net::new();
         net.server.nft(&format!(
