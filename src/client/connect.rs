@@ -60,7 +60,7 @@ pub struct Connected {
 }
 
 /// Knocks were sent, but the port never opened to us.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct NeverOpened {
     /// The address of the last attempt.
     pub address: SocketAddr,

@@ -104,6 +104,25 @@ fn fifty_pages_at_once_from_a_closed_web_server_take_one_knock_each() {
 }
 
 #[test]
+fn those_who_wait_while_the_door_stays_shut_spend_no_counter() {
+    let mut proxied = Proxied::start(&[]);
+    proxied.site.stop_daemon();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            // 5: connection refused
+            scope.spawn(|| assert_eq!(proxied.socks5(1, &to_name(HOST, WEB)).1, [5, 5]));
+        }
+    });
+    assert_eq!(proxied.person.counter(), 3);
+    // And who comes later tries again.
+    proxied.site.start_daemon();
+    let _web = web_server(&proxied.site, "hello");
+    let url = format!("http://{HOST}:{WEB}/page");
+    assert_eq!(proxied.curl(&["-s", "--socks5-hostname", "127.0.0.1:1080", &url]), "hello");
+    assert_eq!(proxied.person.counter(), 4);
+}
+
+#[test]
 fn a_host_is_known_by_its_name_and_by_its_address_in_each_version_of_socks() {
     let proxied = Proxied::start(&[]);
     let _web = web_server(&proxied.site, "hello");

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use tokio::net::TcpStream;
@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::lookup::{Destination, Lookup};
 use super::socks::Refusal;
-use crate::client::connect::{Connected, knock_and_connect};
+use crate::client::connect::{Connected, NeverOpened, knock_and_connect};
 use crate::client::failure::{Failure, reason};
 use crate::client::knock::Knocker;
 use crate::client::known::Host;
@@ -37,7 +37,15 @@ pub(super) struct Upstream {
     lookup: Arc<Lookup>,
     raw: Arc<RawSockets>,
     /// One turn a profile in this process, so that those who wait for the profile's own turn hold no thread each.
-    turns: Mutex<HashMap<PathBuf, Arc<Mutex<()>>>>,
+    turns: Mutex<HashMap<PathBuf, Arc<Mutex<Option<Failed>>>>>,
+}
+
+/// What became of the last one that had its profile's turn, if nobody let it in.
+#[derive(Debug)]
+struct Failed {
+    when: Instant,
+    port: u16,
+    why: NeverOpened,
 }
 
 /// Why a client gets no connection: for the log, and for the client.
@@ -108,18 +116,33 @@ impl Upstream {
         let name = knocker.profile.name.clone();
         let dir = knocker.dir.clone();
         let ours = Arc::clone(self.turns.lock().await.entry(dir.clone()).or_default());
-        let Ok(_ours) = timeout(LONGEST_WAIT, ours.lock()).await else {
+        let came = Instant::now();
+        let Ok(mut last) = timeout(LONGEST_WAIT, ours.lock()).await else {
             let busy = NoTurn::Busy(dir, LONGEST_WAIT);
             return Err(NoConnection::Knock(Failure::NoTurn(busy)));
         };
+        // Who has waited while the door stayed shut would find it so, and spend as many counters on it: a browser's
+        // connections to a server that is down would soon be more than the server's window.
+        if let Some(Failed { why, .. }) =
+            last.as_ref().filter(|failed| failed.when > came && failed.port == port)
+        {
+            return Err(NoConnection::Knock(Failure::NeverOpened(why.clone())));
+        }
         let raw = Arc::clone(&self.raw);
-        let connected: Connected = blocking(move || {
+        let connected: Result<Connected, _> = blocking(move || {
             let _turn = Turn::take(&dir, LONGEST_WAIT).map_err(Failure::NoTurn)?;
             knock_and_connect(&routes, port, |route| {
                 knocker.knock(&raw, route, Request(port)).map(|_sent| ())
             })
         })
-        .await?;
+        .await;
+        *last = match &connected {
+            Err(NoConnection::Knock(Failure::NeverOpened(why))) => {
+                Some(Failed { when: Instant::now(), port, why: why.clone() })
+            }
+            _ => None,
+        };
+        let connected = connected?;
         connected.stream.set_nonblocking(true).map_err(NoConnection::Plain)?;
         let stream = TcpStream::from_std(connected.stream).map_err(NoConnection::Plain)?;
         Ok((stream, Some((name, connected.knocks))))
