@@ -59,7 +59,10 @@ impl fmt::Display for NotASyn {
                  (RSYSLOG_TraditionalFileFormat, RSYSLOG_FileFormat); --log kmsg needs none",
             ),
             Self::NotKernel => f.write_str("the line is not the kernel's"),
-            Self::OtherPrefix => f.write_str("the message does not begin with the log prefix"),
+            Self::OtherPrefix => f.write_str(
+                "the message about a knock port does not begin with `log_prefix`; if your firewall logs knocks like that, set \
+                 `log_prefix` to what it writes",
+            ),
             Self::Malformed(expected) => write!(f, "no kernel packet line: expected {expected}"),
             Self::NotTcp => f.write_str("the packet is not TCP"),
             Self::Fragment => f.write_str("the packet is a fragment"),

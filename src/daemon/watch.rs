@@ -89,7 +89,9 @@ impl Watch {
             let syn = match line::parse(bytes.trim_ascii_end(), framing, log_prefix.as_bytes()) {
                 Ok(syn) => syn,
                 // Nobody's knock would ever be heard, and the admin could not know why.
-                Err(why @ (NotASyn::NoSequence | NotASyn::Framing)) if !told_of.contains(&why) => {
+                Err(why @ (NotASyn::NoSequence | NotASyn::Framing | NotASyn::OtherPrefix))
+                    if !told_of.contains(&why) =>
+                {
                     told_of.push(why);
                     return say::event(why);
                 }

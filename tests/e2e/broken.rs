@@ -372,18 +372,23 @@ fn check_warns_of_a_log_that_every_user_can_write_to() {
 }
 
 #[test]
-fn a_log_in_a_format_that_is_not_read_is_told_of_once() {
-    let mut site = Site::prepare(Net::lan(), Log::File(crate::kernel_log::Framing::Iso), "");
-    site.rsyslog().pause();
-    site.start_daemon();
-    // RSYSLOG_SyslogProtocol23Format
-    let line = format!("<7>1 2026-11-20T09:39:15+00:00 host kernel - - - IN= DPT={KNOCK_PORT} \n");
-    fs::write(&site.rsyslog().kern_log, line.repeat(3)).unwrap();
-    site.wait_for("does not begin as this log's lines do");
-    site.rsyslog().resume();
-    site.knock(Family::V4, PORT);
-    let times = site.daemon().lines().iter().filter(|line| line.contains("does not begin")).count();
-    assert_eq!(times, 1);
+fn a_log_whose_lines_are_none_of_those_that_are_read_is_told_of_once() {
+    for (line, says) in [
+        // RSYSLOG_SyslogProtocol23Format
+        ("<7>1 2026-11-20T09:39:15+00:00 host kernel - - - IN=", "does not begin as this log's"),
+        ("2026-11-20T09:39:15+00:00 host kernel: [UFW BLOCK] IN=", "begin with `log_prefix`"),
+    ] {
+        let mut site = Site::prepare(Net::lan(), Log::File(crate::kernel_log::Framing::Iso), "");
+        site.rsyslog().pause();
+        site.start_daemon();
+        let lines = format!("{line} DPT={KNOCK_PORT} \n").repeat(3);
+        fs::write(&site.rsyslog().kern_log, lines).unwrap();
+        site.wait_for(says);
+        site.rsyslog().resume();
+        site.knock(Family::V4, PORT);
+        let times = site.daemon().lines().iter().filter(|line| line.contains(says)).count();
+        assert_eq!(times, 1);
+    }
 }
 
 #[test]
