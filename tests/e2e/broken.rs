@@ -246,6 +246,7 @@ fn a_full_disk_locks_nobody_out_and_makes_no_half_profile() {
     let net = Net::lan();
     let disk = Disk::mount(net.path("knockknock.d"));
     let mut site = Site::start(net, Log::Kmsg, "");
+    let disk = disk; // dropped before the site, which removes the directory
     disk.fill();
     let _service = site.net.server.echo(PORT);
     site.knock(Family::V4, PORT);
@@ -309,6 +310,7 @@ fn a_client_that_cannot_keep_its_counter_sends_nothing() {
     let net = Net::lan();
     let disk = Disk::mount(net.path("home-client"));
     let site = Site::prepare(net, Log::Kmsg, "");
+    let disk = disk; // dropped before the site, which removes the directory
     let mut knock = site.knock_command(&site.net.client, "client", Family::V4, PORT);
     disk.remount_read_only();
     let mut tap = Tap::on(&site.net.server);
