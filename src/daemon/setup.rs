@@ -61,16 +61,16 @@ impl Setup {
         let find = |name: &str| {
             User::from_name(name).map_err(|why| Failure::System("cannot look users up", why.into()))
         };
-        let user = match (&self.config.user, find(DEFAULT_USER)?) {
-            (Some(name), _) => find(name)?.ok_or_else(|| Failure::NoUser(name.clone()))?,
-            (None, Some(user)) => user,
-            (None, None) => {
-                say::event(format_args!(
-                    "there is no user {DEFAULT_USER:?}; goes on as {FALLBACK_USER:?}, and whatever else runs as that could \
-                     end it; better: adduser --system --group --no-create-home {DEFAULT_USER}"
-                ));
-                find(FALLBACK_USER)?.ok_or_else(|| Failure::NoUser(DEFAULT_USER.into()))?
-            }
+        let user = if let Some(name) = &self.config.user {
+            find(name)?.ok_or_else(|| Failure::NoUser(name.clone()))?
+        } else if let Some(user) = find(DEFAULT_USER)? {
+            user
+        } else {
+            say::event(format_args!(
+                "there is no user {DEFAULT_USER:?}; goes on as {FALLBACK_USER:?}, and whatever else runs as that could \
+                 end it; better: adduser --system --group --no-create-home {DEFAULT_USER}"
+            ));
+            find(FALLBACK_USER)?.ok_or_else(|| Failure::NoUser(DEFAULT_USER.into()))?
         };
         if user.uid.is_root() {
             return Err(Failure::RootUser(user.name));

@@ -17,7 +17,7 @@ use super::{Firewall, LEAVE, Limits, REQUEST_LEN, Refusal, Reply, Request};
 /// Why the loop ended, other than because the daemon took its leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// The pipe ended, which is how the daemon ends the helper, whatever ended the daemon.
+    /// The pipe ended and nobody took leave: the daemon is dead.
     DaemonGone,
     /// A pipe broke.
     Pipe(Errno),

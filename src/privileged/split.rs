@@ -114,7 +114,7 @@ fn settle(firewall: &mut Firewall, requests: OwnedFd, replies: OwnedFd) -> Resul
 
 /// From root to a process that can change the firewall and, with the nftables back end, nothing else.
 fn confine(firewall: &Firewall, ids: &Ids) -> Result<(), String> {
-    // The daemon ends the helper by closing the pipe. A signal to the whole group must not end it before the daemon.
+    // The daemon ends the helper through the pipe. A signal to the whole group must not end it before the daemon.
     let mut blocked = SigSet::all();
     if let Firewall::Iptables(_) = firewall {
         // Programs inherit this, and by this signal `iptables -w` gives up waiting.

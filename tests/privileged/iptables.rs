@@ -205,6 +205,22 @@ fn after_another_firewall_put_itself_before_ours_the_next_grant_works_and_earlie
     }
 }
 
+#[test]
+fn a_chain_that_cannot_be_made_for_both_families_is_made_for_none() {
+    let net = Net::new();
+    let dir = tempfile::tempdir().unwrap();
+    // Where the alternatives know of no ip6tables, there is none.
+    let only_iptables = format!(
+        "ln -s /usr/sbin/iptables-nft {0}/iptables && mount --bind {0} /etc/alternatives",
+        dir.path().display()
+    );
+    let mut daemon = Agent::start_after(&net.server.name, &only_iptables);
+    let refusal = daemon.ask(&format!("split {CHAIN}"));
+    assert!(refusal.contains("ip6tables"), "{refusal}");
+    let rules = net.server.run(&["iptables", "-S"]);
+    assert!(!rules.contains("KNOCKKNOCK"), "{rules}");
+}
+
 /// Whoever holds the lock of the legacy iptables makes each command of ours fail. That is no sign of a flush.
 #[test]
 fn an_opening_that_fails_for_the_lock_leaves_other_grants_alone() {
