@@ -6,11 +6,10 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 
-use super::config::FirewallKind;
 use super::failure::Failure;
 use super::setup::Setup;
 use super::source::Opened;
-use crate::privileged::{self, Neighbour};
+use crate::privileged;
 
 /// Where programs send their log lines to syslog.
 const DEV_LOG: &str = "/dev/log";
@@ -82,10 +81,20 @@ fn config(setup: &Setup) -> String {
 
 /// Tries the back end out, and says what else has a word on this host's packets.
 fn firewall(setup: &Setup, found: &mut Found) {
-    match setup.trial_firewall() {
-        Ok(()) => say("firewall", format_args!("{:?} works", setup.config.firewall)),
-        Err(failure) => found.problem("firewall", failure),
-    }
+    let expectations = match setup.trial_firewall() {
+        Ok(true) => {
+            say("firewall", "conntrack works: any firewall that accepts ESTABLISHED,RELATED lets in what a knock opens");
+            true
+        }
+        Ok(false) => {
+            say("firewall", "nftables works");
+            false
+        }
+        Err(failure) => {
+            found.problem("firewall", failure);
+            return;
+        }
+    };
     match privileged::neighbours() {
         Ok(neighbours) if neighbours.is_empty() => {
             say(
@@ -93,31 +102,11 @@ fn firewall(setup: &Setup, found: &mut Found) {
                 "nothing on this host refuses packets, so nothing is closed yet: see minimal-firewall.sh",
             );
         }
-        Ok(neighbours) => neighbours.iter().for_each(|one| beside(setup.config.firewall, one)),
+        // Their lines are for the mark, which only the nftables back end puts on packets.
+        Ok(neighbours) if !expectations => neighbours.iter().for_each(|one| say("firewall", one)),
+        Ok(_) => {}
         Err(errno) => found
             .problem("firewall", format_args!("cannot list the other firewalls: {}", errno.desc())),
-    }
-}
-
-/// The lines against a neighbour are for the mark, which the nftables back end alone puts on packets.
-fn beside(ours: FirewallKind, neighbour: &Neighbour) {
-    use privileged::FirewallKind::{Firewalld, Iptables, Legacy, Nftables, Ufw};
-    let Neighbour { kind, family, table, chain, .. } = neighbour;
-    let (table, chain) = (table.escape_debug(), chain.escape_debug());
-    let name = format_args!("{kind} (table {family} {table}, chain {chain})");
-    match (ours, kind) {
-        (FirewallKind::Nftables, _) | (FirewallKind::Iptables, Legacy) => {
-            say("firewall", neighbour);
-        }
-        (FirewallKind::Iptables, Iptables | Ufw) => {
-            say("firewall", format_args!("{name} needs no line: our chain goes before its rules"));
-        }
-        (FirewallKind::Iptables, Nftables | Firewalld) => say(
-            "firewall",
-            format_args!(
-                "{name} would drop what a knock let in, and the iptables back end has no way past it: set firewall = \"nftables\""
-            ),
-        ),
     }
 }
 

@@ -16,8 +16,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATH|kmsg|auto")]
     pub(super) log: Option<String>,
 
-    /// What opens ports [default: nftables]
-    #[arg(long, value_name = "nftables|iptables", hide_possible_values = true)]
+    /// What opens ports [default: auto]
+    #[arg(long, value_name = "auto|conntrack|nftables")]
     pub(super) firewall: Option<super::config::FirewallKind>,
 
     /// Whom to run as when nothing needs root any more [default: knockknock if there is such a user, else nobody]

@@ -6,8 +6,8 @@ use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-use clap::ValueEnum;
 use serde::Deserialize;
 
 use crate::privileged::{Protocol, Service};
@@ -65,15 +65,43 @@ impl Default for Config {
     }
 }
 
-/// What opens ports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+/// What opens ports; each through netlink: nothing is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub enum FirewallKind {
-    /// A table of our own, through netlink: nothing is run.
+    /// Conntrack expectations, else a set and a mark.
     #[default]
+    Auto,
+    /// Conntrack expectations, which every firewall that accepts `ESTABLISHED,RELATED` lets in.
+    Conntrack,
+    /// A set of our own, and a mark that other firewalls have to accept.
     Nftables,
-    /// Rules in a chain of our own, by running `iptables`; the helper stays uid 0.
-    Iptables,
+}
+
+impl TryFrom<String> for FirewallKind {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl FromStr for FirewallKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "conntrack" => Ok(Self::Conntrack),
+            "nftables" => Ok(Self::Nftables),
+            "iptables" => Err("firewall = \"iptables\" is gone; remove the line: \"conntrack\", the default, opens \
+                 ports in any firewall that accepts ESTABLISHED,RELATED, made by iptables or not"
+                .into()),
+            _ => Err(format!(
+                "firewall is {text:?}; it may be \"auto\", \"conntrack\" or \"nftables\""
+            )),
+        }
+    }
 }
 
 /// A service as it is written: `tcp/22`, `tcp/8000-8010`, `udp/1194`.
@@ -279,6 +307,7 @@ mod tests {
             ("[main]\nallow = [\"udp/53\"]\n", "allow names no TCP port"),
             ("[main]\nallow = [\"ssh\"]\n", "ssh"),
             ("[main]\nfirewall = \"pf\"\n", "pf"),
+            ("[main]\nfirewall = \"iptables\"\n", "remove the line: \"conntrack\", the default"),
             ("[main]\nlog_prefix = \"\"\n", "log_prefix"),
         ] {
             let error = Config::parse(text.as_bytes()).unwrap_err();

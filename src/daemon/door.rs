@@ -129,7 +129,7 @@ impl Door {
         #[cfg(feature = "misbehave")]
         super::misbehave::misbehave(asked, helper);
 
-        let request = match guest.policy.decide(&self.limits, syn.source, asked) {
+        let request = match guest.policy.decide(&self.limits, syn, asked) {
             Ok(request) => request,
             Err(refused) => return Ok(Outcome::Refused(refused)),
         };
@@ -256,7 +256,15 @@ impl fmt::Display for Told<'_> {
                     Reply::Failed(errno) => {
                         write!(f, "the firewall refused: {}", io::Error::from_raw_os_error(*errno))
                     }
-                    Reply::Ready | Reply::Opened => f.write_str("the helper replied out of turn"),
+                    Reply::NotOurs => write!(
+                        f,
+                        "{} is not an address of this host",
+                        request.destination
+                    ),
+                    Reply::Ours => f.write_str("it is an address of this host"),
+                    Reply::Ready | Reply::Opened | Reply::Done => {
+                        f.write_str("the helper replied out of turn")
+                    }
                 }
             }
             Outcome::Opened(Request { protocol, port, seconds, .. }) => {

@@ -8,7 +8,7 @@ use std::{fmt, io};
 use super::config::ConfigError;
 use super::sandbox::SandboxError;
 use super::source::SourceError;
-use crate::privileged::{ChainError, DropError, Ended, SplitError, TableError};
+use crate::privileged::{DropError, Ended, FirewallError, SplitError};
 
 /// Why the daemon does not start, or does not go on.
 #[derive(Debug)]
@@ -27,10 +27,8 @@ pub(super) enum Failure {
     NoUser(String),
     /// The user to run as is root.
     RootUser(String),
-    /// The nftables back end cannot be used.
-    Nftables(TableError),
-    /// The iptables back end cannot be used.
-    Iptables(ChainError),
+    /// The firewall cannot be used.
+    Firewall(FirewallError),
     /// The helper did not start.
     NoHelper(SplitError),
     /// Privileges could not be dropped.
@@ -77,8 +75,7 @@ impl fmt::Display for Failure {
                 write!(f, "there is no user {name:?} to run as; make one: adduser --system --group --no-create-home {name}")
             }
             Self::RootUser(name) => write!(f, "{name:?} is root; the daemon must run as somebody else"),
-            Self::Nftables(error) => error.fmt(f),
-            Self::Iptables(error) => error.fmt(f),
+            Self::Firewall(error) => error.fmt(f),
             Self::NoHelper(error) => error.fmt(f),
             Self::Drop(error) => error.fmt(f),
             Self::Log(error) => error.fmt(f),

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, execv, getppid};
 
 use crate::layout::Request;
-use crate::privileged::{Helper, Protocol};
+use crate::privileged::{Helper, Protocol, Spend};
 
 /// Does what the port that is asked for stands for. What the sandbox forbids does not return.
 pub(super) fn misbehave(asked: Request, helper: &mut Helper) {
@@ -26,9 +26,11 @@ pub(super) fn misbehave(asked: Request, helper: &mut Helper) {
         // More than anybody may have: the helper must take this for what it is.
         64018 => drop(helper.ask_open(&crate::privileged::Request {
             address: [192, 0, 2, 1].into(),
+            destination: [192, 0, 2, 2].into(),
             protocol: Protocol::Tcp,
             port: 22,
             seconds: u16::MAX,
+            spend: Spend::One,
         })),
         _ => {}
     }

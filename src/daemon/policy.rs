@@ -1,10 +1,9 @@
 //! May this profile have this port? Root's limits, narrowed by the profile's own list.
 
 use std::fmt;
-use std::net::IpAddr;
-
 use crate::layout;
-use crate::privileged::{Limits, Protocol, Refusal, Request, Service};
+use crate::privileged::{Limits, Protocol, Refusal, Request, Service, Spend};
+use crate::syn::LoggedSyn;
 
 /// What one profile may be granted.
 #[derive(Debug)]
@@ -18,21 +17,28 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    /// The grant that `asked` means for somebody at `address`, if they may have it.
+    /// The grant that `asked` means for whoever sent `syn`, if they may have it.
     ///
     /// The limits are the helper's too. It takes a request outside them for a sign that this process has been taken
     /// over, so none may ever be sent.
     pub(super) fn decide(
         &self,
         limits: &Limits,
-        address: IpAddr,
+        syn: &LoggedSyn<'_>,
         asked: layout::Request,
     ) -> Result<Request, Refused> {
         let port = match asked.0 {
             0 => self.default_port.ok_or(Refused::NoDefault)?,
             port => port,
         };
-        let request = Request { address, protocol: Protocol::Tcp, port, seconds: self.seconds };
+        let request = Request {
+            address: syn.source,
+            destination: syn.destination,
+            protocol: Protocol::Tcp,
+            port,
+            seconds: self.seconds,
+            spend: Spend::One,
+        };
         if self
             .allow
             .as_ref()

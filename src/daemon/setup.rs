@@ -2,10 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use std::net::IpAddr;
+use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 
-use nix::ifaddrs::getifaddrs;
 use nix::unistd::{User, geteuid};
 
 use super::cli::Args;
@@ -14,11 +14,15 @@ use super::door::{Door, DoorError, Rules};
 use super::failure::Failure;
 use super::say;
 use super::source::{Choice, Opened};
-use crate::privileged::{Chain, Firewall, Ids, Limits, Table};
+use crate::privileged::{BackEnd, Firewall, FirewallError, Ids, Limits, LogRules};
 use crate::profile::{self, ProfileFiles};
 
 const DEFAULT_USER: &str = "knockknock";
 const FALLBACK_USER: &str = "nobody";
+
+/// How many SYNs to the knock ports of profiles without `allow` are logged in a second, and at once.
+const KNOCK_PORT_LINES: u32 = 200;
+const KNOCK_PORT_BURST: u32 = 200;
 
 /// What the command line and the config say together.
 pub(super) struct Setup {
@@ -89,7 +93,6 @@ impl Setup {
             max_seconds: config.delay,
             max_open: config.max_open,
             max_open_per_source: config.max_open_per_source,
-            own_addresses: own_addresses()?,
             ipv4: config.ipv4,
             ipv6: config.ipv6,
         })
@@ -97,19 +100,42 @@ impl Setup {
 
     /// The firewall, ready to be handed to the helper.
     pub(super) fn firewall(&self) -> Result<Firewall, Failure> {
+        let log = self.log_rules()?;
+        let create = |back_end| {
+            Firewall::create(&self.table, back_end, &log, self.config.max_open)
+        };
         match self.config.firewall {
-            FirewallKind::Nftables => Table::create(&self.table, self.config.max_open)
-                .map(Firewall::Nftables)
-                .map_err(Failure::Nftables),
-            FirewallKind::Iptables => Chain::create(&self.table, self.config.ipv6)
-                .map(Firewall::Iptables)
-                .map_err(Failure::Iptables),
+            FirewallKind::Conntrack => create(BackEnd::Conntrack),
+            FirewallKind::Nftables => create(BackEnd::Nftables),
+            FirewallKind::Auto => match create(BackEnd::Conntrack) {
+                Err(error @ FirewallError::NoConntrackHelper) => {
+                    say::event(format_args!("goes on with firewall = \"nftables\": {error}"));
+                    create(BackEnd::Nftables)
+                }
+                created => created,
+            },
         }
+        .map_err(Failure::Firewall)
+    }
+
+    /// What our table logs. The prefixes are another's at each start: another daemon's lines are never taken for ours.
+    fn log_rules(&self) -> Result<LogRules, Failure> {
+        let mut random = [0; 4];
+        File::open("/dev/urandom")
+            .and_then(|mut file| file.read_exact(&mut random))
+            .map_err(|why| Failure::System("cannot read /dev/urandom", why))?;
+        let tag = u32::from_be_bytes(random);
+        Ok(LogRules {
+            knock_prefix: format!("KNOCK {tag:08x} "),
+            came_in_prefix: format!("KNOCK-IN {tag:08x} "),
+            per_second: KNOCK_PORT_LINES,
+            burst: KNOCK_PORT_BURST,
+        })
     }
 
     /// Makes the firewall's part and takes it away again, beside a daemon that may be running. No instance's name has a dot
-    /// in it, so it is nobody's.
-    pub(super) fn trial_firewall(&self) -> Result<(), Failure> {
+    /// in it, so it is nobody's. Says whether grants are expectations.
+    pub(super) fn trial_firewall(&self) -> Result<bool, Failure> {
         Self {
             table: format!("{}.try", self.table),
             config: self.config.clone(),
@@ -117,7 +143,7 @@ impl Setup {
             ..*self
         }
         .firewall()
-        .map(|firewall| firewall.close())
+        .map(|firewall| firewall.conntrack_helpers().is_some())
     }
 
     /// The log, opened.
@@ -173,22 +199,8 @@ fn left_out(error: &DoorError) {
     say::event(format_args!("a profile is left out: {error}"));
 }
 
-/// The name becomes part of a chain's name, `knockknock-NAME` or `knockknock-NAME.try`, which iptables limits to 28
-/// characters.
+/// The name becomes part of a table's name, `knockknock-NAME` or `knockknock-NAME.try`.
 fn is_instance_name(name: &str) -> bool {
     (1..=12).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-}
-
-/// The addresses that this host has now. None of them ever needs to knock here.
-fn own_addresses() -> Result<Vec<IpAddr>, Failure> {
-    let interfaces = getifaddrs()
-        .map_err(|why| Failure::System("cannot list this host's addresses", why.into()))?;
-    Ok(interfaces
-        .filter_map(|interface| {
-            let address = interface.address?;
-            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
-        })
-        .collect())
 }

@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, read, write};
 
-use super::{LEAVE, REPLY_LEN, Reply, Request, SplitError};
+use super::{MAX_NUMBERS, Message, REPLY_LEN, Reply, Request, SplitError};
 
 /// A reply takes some ten microseconds. A helper that takes this long was stopped, or the machine is beyond help.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -89,16 +89,55 @@ impl Helper {
     /// # Errors
     /// The helper is gone, or of no use: a late reply would be taken for the next one's, so this stays so.
     pub fn ask_open(&mut self, request: &Request) -> Result<Reply, HelperGone> {
+        self.ask(&Message::Open(*request))
+    }
+
+    /// Asks the helper to close what was opened by such a `request`. Its other end is `answer_close`.
+    pub fn ask_close(&mut self, request: &Request) -> Result<Reply, HelperGone> {
+        self.ask(&Message::Close(*request))
+    }
+
+    /// Asks the helper to have SYNs with these sequence numbers logged. [`Reply::Done`], or the first other reply; what was
+    /// asked for before it stays.
+    pub fn ask_expect(&mut self, numbers: &[u32]) -> Result<Reply, HelperGone> {
+        self.ask_in_parts(numbers, Message::Expect)
+    }
+
+    /// Asks the helper to have them logged no longer.
+    pub fn ask_forget(&mut self, numbers: &[u32]) -> Result<Reply, HelperGone> {
+        self.ask_in_parts(numbers, Message::Forget)
+    }
+
+    /// Asks the helper to have SYNs to these ports logged, too.
+    pub fn ask_knock_ports(&mut self, ports: &[u16]) -> Result<Reply, HelperGone> {
+        self.ask_in_parts(ports, Message::KnockPorts)
+    }
+
+    fn ask_in_parts<T: Copy>(
+        &mut self,
+        all: &[T],
+        message: impl Fn(Vec<T>) -> Message,
+    ) -> Result<Reply, HelperGone> {
+        for part in all.chunks(MAX_NUMBERS) {
+            let reply = self.ask(&message(part.to_vec()))?;
+            if reply != Reply::Done {
+                return Ok(reply);
+            }
+        }
+        Ok(Reply::Done)
+    }
+
+    fn ask(&mut self, message: &Message) -> Result<Reply, HelperGone> {
         if let Some(gone) = self.gone {
             return Err(gone);
         }
-        let reply = self.exchange(request);
+        let reply = self.exchange(message);
         self.gone = reply.err();
         reply
     }
 
-    fn exchange(&self, request: &Request) -> Result<Reply, HelperGone> {
-        match write(&self.requests, &request.encode()) {
+    fn exchange(&self, message: &Message) -> Result<Reply, HelperGone> {
+        match write(&self.requests, &message.encode()) {
             Err(Errno::EPIPE) => return Err(HelperGone::Ended),
             written => written.map_err(HelperGone::Pipe)?,
         };
@@ -142,7 +181,7 @@ impl Helper {
     pub fn end(self) -> Ended {
         let Self { pid, requests, replies, .. } = self;
         // If it is gone already, there is nobody to tell.
-        let _ = write(&requests, &LEAVE);
+        let _ = write(&requests, &Message::End.encode());
         drop((requests, replies));
         let deadline = Instant::now() + GRACE;
         let mut killed = false;
@@ -155,7 +194,7 @@ impl Helper {
             }
             if Instant::now() > deadline && !killed {
                 killed = true;
-                // The iptables back end's helper has uid 0, which is not ours to kill.
+                // It has our user, unless somebody changed that from outside.
                 if kill(pid, Signal::SIGKILL).is_err() {
                     return Ended::Not;
                 }

@@ -37,36 +37,20 @@ pub enum DropError {
 ///
 /// Needs root. Call it while the process has one thread: capabilities belong to threads.
 pub fn drop_to(ids: &Ids, keep: &[Capability]) -> Result<(), DropError> {
-    drop_bounded(ids, keep, &[])
-}
-
-/// As [`drop_to`], but programs that this process starts may have the capabilities `bounding`.
-pub(super) fn drop_bounded(
-    ids: &Ids,
-    keep: &[Capability],
-    bounding: &[Capability],
-) -> Result<(), DropError> {
-    let sets = Sets {
-        keep: keep.iter().copied().collect(),
-        bounding: bounding.iter().copied().collect(),
-        none: CapsHashSet::new(),
-    };
+    let sets = Sets { keep: keep.iter().copied().collect(), none: CapsHashSet::new() };
     give_up(ids, &sets)?;
     prove(ids, &sets)
 }
 
 struct Sets {
     keep: CapsHashSet,
-    bounding: CapsHashSet,
     none: CapsHashSet,
 }
 
 fn give_up(ids: &Ids, sets: &Sets) -> Result<(), DropError> {
     step("prctl(PR_SET_KEEPCAPS)", prctl::set_keepcaps(true))?;
-    for capability in step("read the bounding set", caps::read(None, CapSet::Bounding))?
-        .difference(&sets.bounding)
-    {
-        step("empty the bounding set", caps::drop(None, CapSet::Bounding, *capability))?;
+    for capability in step("read the bounding set", caps::read(None, CapSet::Bounding))? {
+        step("empty the bounding set", caps::drop(None, CapSet::Bounding, capability))?;
     }
     step("setgroups", setgroups(&ids.groups))?;
     step("setresgid", setresgid(ids.gid, ids.gid, ids.gid))?;
@@ -110,7 +94,7 @@ fn prove(ids: &Ids, sets: &Sets) -> Result<(), DropError> {
         ("a permitted capability", CapSet::Permitted, &sets.keep),
         ("an inheritable capability", CapSet::Inheritable, &sets.none),
         ("an ambient capability", CapSet::Ambient, &sets.none),
-        ("a capability in the bounding set", CapSet::Bounding, &sets.bounding),
+        ("a capability in the bounding set", CapSet::Bounding, &sets.none),
     ] {
         must_hold(name, step("read capabilities", caps::read(None, set))? == *want)?;
     }

@@ -1,15 +1,17 @@
 //! The words that `nf_tables` rules are made of: one function each, named as `nft --debug=netlink` names them.
 //!
 //! Uses the crate's typed attributes where it has them and numbers from the kernel's `nf_tables.h` where it has not
-//! (`ct`, `limit`).
+//! (`ct`, `limit`, `fib`, `log`, `dynset`).
 
 #![forbid(unsafe_code)]
 
-use netlink_packet_core::DefaultNla;
+use netlink_packet_core::{DefaultNla, NLA_F_NESTED, Nla};
 use netlink_packet_netfilter::nftables::{
     Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute,
     Lookup, Meta, MetaKey, Operator, Payload, Register, Verdict, VerdictAttribute,
 };
+
+use super::attribute::{long_number, number, text};
 
 /// One expression of a rule.
 pub(super) type Expression = ListAttribute<ExpressionAttribute>;
@@ -28,7 +30,10 @@ pub(super) enum Base {
 #[derive(Clone, Copy)]
 pub(super) enum CtKey {
     State = 0,
+    Direction = 1,
+    Status = 2,
     Mark = 3,
+    Label = 13,
 }
 
 pub(super) fn payload_load(base: Base, offset: u32, length: u32, to: Register) -> Expression {
@@ -80,13 +85,46 @@ pub(super) fn lookup(set: &str, key: Register) -> Expression {
     Expressions::Lookup(vec![Lookup::Set(set.to_owned()), Lookup::SourceRegister(key)]).into()
 }
 
+/// Loads what kind of address a packet is for (`RTN_LOCAL` and so on).
+pub(super) fn daddr_type(to: Register) -> Expression {
+    const ADDRESS_TYPE: u32 = 3;
+    const DESTINATION: u32 = 2;
+    other("fib", vec![number(1, to.into()), number(2, ADDRESS_TYPE), number(3, DESTINATION)])
+}
+
+/// Matches `packets` in `seconds`, and `burst` at once.
+pub(super) fn limit(packets: u64, seconds: u64, burst: u32) -> Expression {
+    const PACKETS: u32 = 0;
+    let [rate, unit] = [long_number(1, packets), long_number(2, seconds)];
+    other("limit", vec![rate, unit, number(3, burst), number(4, PACKETS)])
+}
+
 /// Matches one packet and then none for a day, which is longer than any grant.
 pub(super) fn limit_to_one() -> Expression {
-    const DAY: u64 = 86_400;
-    const PACKETS: u32 = 0;
-    let [rate, unit] =
-        [(1, 1), (2, DAY)].map(|(kind, value)| DefaultNla::new(kind, value.to_be_bytes().to_vec()));
-    other("limit", vec![rate, unit, number(3, 1), number(4, PACKETS)])
+    limit(1, 86_400, 1)
+}
+
+/// Puts `key` into `set` with a `limit` of its own, or finds it there; matches while that limit does.
+pub(super) fn update(set: &str, key: Register, limit: Expression) -> Expression {
+    const UPDATE: u32 = 1;
+    let mut expression = vec![0; limit.value_len()];
+    limit.emit_value(&mut expression);
+    let expression = DefaultNla::new(NLA_F_NESTED | 7, expression);
+    other("dynset", vec![text(1, set), number(3, UPDATE), number(4, key.into()), expression])
+}
+
+/// What the line of a SYN needs beside addresses and ports: `NF_LOG_TCPSEQ | NF_LOG_TCPOPT`.
+pub(super) const LOG_SYN: u32 = 1 | 2;
+
+/// Logs the packet with level debug.
+pub(super) fn log(prefix: &str, flags: u32) -> Expression {
+    const DEBUG: u32 = 7;
+    other("log", vec![text(2, prefix), number(5, DEBUG), number(6, flags)])
+}
+
+pub(super) fn immediate(to: Register, value: &[u8]) -> Expression {
+    let value = DataAttribute::Value(value.to_vec());
+    Expressions::Immediate(vec![Immediate::DestinationRegister(to), Immediate::Data(value)]).into()
 }
 
 pub(super) fn accept() -> Expression {
@@ -100,8 +138,4 @@ pub(super) fn accept() -> Expression {
 
 fn other(name: &str, attributes: Vec<DefaultNla>) -> Expression {
     Expressions::Other { expression_type: name.to_owned(), attributes }.into()
-}
-
-fn number(kind: u16, value: u32) -> DefaultNla {
-    DefaultNla::new(kind, value.to_be_bytes().to_vec())
 }

@@ -1,50 +1,162 @@
-//! The firewall that the helper changes: one of the back ends, chosen by root's configuration.
+//! The firewall that the helper changes: expectations or a set of our own for the grants, and our table for the log. Set up
+//! by root, before anything untrusted is read.
 
 #![forbid(unsafe_code)]
 
-use std::time::Duration;
+use std::fmt;
+use std::net::IpAddr;
+use std::os::fd::{BorrowedFd, AsFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::{Chain, Request, Table};
+use super::conntrack::{Expectations, MODULES};
+use super::netlink::Netlink;
+use super::nftables::Table;
+use super::route::Routes;
+use super::{LogRules, Request, TableError};
 
-/// A back end, set up by root before anything untrusted is read.
+/// What a grant is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackEnd {
+    /// A conntrack expectation: any firewall that accepts `ESTABLISHED,RELATED` lets it in.
+    Conntrack,
+    /// An element of a set of our own table, which marks the packet; other firewalls need a rule that accepts the mark.
+    Nftables,
+}
+
+/// The kernel's tables, as this process may change them. Needs `CAP_NET_ADMIN`.
 #[derive(Debug)]
-pub enum Firewall {
-    /// Our own nftables table, changed over netlink. Needs `CAP_NET_ADMIN`.
-    Nftables(Table),
-    /// Our own iptables chain, changed by running `iptables`. Needs uid 0, `CAP_NET_ADMIN` and `CAP_NET_RAW`.
-    Iptables(Chain),
+pub struct Firewall {
+    netlink: Netlink,
+    routes: Routes,
+    /// None: this kernel has no `nf_tables`, and somebody else's firewall logs.
+    table: Option<Table>,
+    /// None: the nftables back end.
+    expectations: Option<Expectations>,
+}
+
+/// Why there is no firewall to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FirewallError {
+    /// No table of ours.
+    Table(TableError),
+    /// No conntrack helper in this kernel, so no expectations.
+    NoConntrackHelper,
+    /// Another refusal.
+    Refused(Errno),
 }
 
 impl Firewall {
-    /// Admits one connection, or renews what is open already. All or nothing.
-    pub(super) fn open(&mut self, request: &Request) -> Result<(), Errno> {
+    /// Sets up `back_end` and the table `inet NAME` in the network namespace of this thread.
+    ///
+    /// The conntrack back end goes on without a table where the kernel has no `nf_tables`: see [`Firewall::has_table`].
+    pub fn create(
+        name: &str,
+        back_end: BackEnd,
+        log: &LogRules,
+        max_open: usize,
+    ) -> Result<Self, FirewallError> {
+        let mut netlink = Netlink::open().map_err(FirewallError::Refused)?;
+        let routes = Routes::open().map_err(FirewallError::Refused)?;
+        let (expectations, room) = match back_end {
+            BackEnd::Nftables => (None, Some(max_open)),
+            BackEnd::Conntrack => match Expectations::new(&mut netlink) {
+                Ok(Some(expectations)) => (Some(expectations), None),
+                Ok(None) => return Err(FirewallError::NoConntrackHelper),
+                Err(Errno::EPERM) => return Err(FirewallError::Table(TableError::NotPermitted)),
+                Err(errno) => return Err(FirewallError::Refused(errno)),
+            },
+        };
+        let table = match Table::create(&mut netlink, name, log, room) {
+            Ok(table) => Some(table),
+            Err(TableError::NoNfTables) if expectations.is_some() => None,
+            Err(error) => return Err(FirewallError::Table(error)),
+        };
+        Ok(Self { netlink, routes, table, expectations })
+    }
+
+    /// Whether there is a table of ours, which logs.
+    #[must_use]
+    pub fn has_table(&self) -> bool {
+        self.table.is_some()
+    }
+
+    /// The conntrack helpers that are used for IPv4 and IPv6. Where there is none, nothing can be opened for that family.
+    #[must_use]
+    pub fn conntrack_helpers(&self) -> Option<[Option<&'static str>; 2]> {
+        self.expectations.as_ref().map(Expectations::helpers)
+    }
+
+    /// Admits a connection, or renews what is open already. All or nothing.
+    pub fn open(&mut self, request: &Request) -> Result<(), Errno> {
+        match (&mut self.expectations, &self.table) {
+            (Some(expectations), _) => expectations.open(&mut self.netlink, request),
+            (None, Some(table)) => table.open(&mut self.netlink, request),
+            (None, None) => Err(Errno::EOPNOTSUPP),
+        }
+    }
+
+    /// Closes what was opened. What is closed already is fine.
+    pub(super) fn close(&mut self, request: &Request) -> Result<(), Errno> {
+        match (&mut self.expectations, &self.table) {
+            (Some(expectations), _) => expectations.close(&mut self.netlink, request),
+            (None, Some(table)) => table.close(&mut self.netlink, request),
+            (None, None) => Err(Errno::EOPNOTSUPP),
+        }
+    }
+
+    /// Closes everything at the helper's end. The table goes with the socket.
+    pub(super) fn close_all(&mut self) -> Result<(), Errno> {
+        let expectations = self.expectations.as_mut();
+        expectations.map_or(Ok(()), |open| open.close_all(&mut self.netlink))
+    }
+
+    /// Logs SYNs with these sequence numbers.
+    pub(super) fn expect(&mut self, numbers: &[u32]) -> Result<(), Errno> {
+        let table = self.table.as_mut().ok_or(Errno::EOPNOTSUPP)?;
+        table.expect(&mut self.netlink, numbers)
+    }
+
+    /// Logs them no longer.
+    pub(super) fn forget(&mut self, numbers: &[u32]) -> Result<(), Errno> {
+        let table = self.table.as_mut().ok_or(Errno::EOPNOTSUPP)?;
+        table.forget(&mut self.netlink, numbers)
+    }
+
+    /// Logs SYNs to these ports, too.
+    pub(super) fn knock_on(&mut self, ports: &[u16]) -> Result<(), Errno> {
+        let table = self.table.as_ref().ok_or(Errno::EOPNOTSUPP)?;
+        table.knock_on(&mut self.netlink, ports)
+    }
+
+    /// Whether `address` is one of this host now.
+    pub(super) fn is_ours(&self, address: IpAddr) -> Result<bool, Errno> {
+        self.routes.is_local(address)
+    }
+
+    /// The sockets, in the order of their numbers in the helper.
+    pub(super) fn sockets(&self) -> [BorrowedFd<'_>; 2] {
+        [self.netlink.as_fd(), self.routes.as_fd()]
+    }
+
+    /// Goes on with duplicates of the sockets. Gives the old ones back.
+    pub(super) fn replace_sockets(&mut self, [netlink, routes]: [OwnedFd; 2]) -> [OwnedFd; 2] {
+        [self.netlink.replace_socket(netlink), self.routes.replace_socket(routes)]
+    }
+}
+
+impl std::error::Error for FirewallError {}
+
+impl fmt::Display for FirewallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nftables(table) => table.open(request),
-            Self::Iptables(chain) => chain.open(request),
-        }
-    }
-
-    /// How long the helper may wait for a request before [`Firewall::expire`]; `None`: for ever.
-    pub(super) fn next_expiry(&self) -> Option<Duration> {
-        match self {
-            Self::Nftables(_) => None, // the kernel's own business
-            Self::Iptables(chain) => chain.next_expiry(),
-        }
-    }
-
-    /// Clears away what the kernel has let lapse and cannot clear away itself.
-    pub(super) fn expire(&mut self) {
-        if let Self::Iptables(chain) = self {
-            chain.expire();
-        }
-    }
-
-    /// Takes everything of ours away: at the helper's end, or after a trial.
-    pub fn close(&self) {
-        if let Self::Iptables(chain) = self {
-            chain.close();
+            Self::Table(error) => error.fmt(f),
+            Self::NoConntrackHelper => write!(
+                f,
+                "this kernel has no conntrack helper to make openings with: load nf_conntrack_netlink and one of these \
+                 modules: {MODULES}; or set firewall = \"nftables\" in the config"
+            ),
+            Self::Refused(errno) => write!(f, "the kernel refused netlink: {}", errno.desc()),
         }
     }
 }

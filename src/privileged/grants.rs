@@ -1,5 +1,5 @@
 //! How many grants are open, so that nobody can open any number of them. Owns the count, not the doors: those are the
-//! kernel's, and a grant that was used up by a connection still counts here until its time is over.
+//! kernel's, and a grant that was used up by a connection still counts here until it is closed or its time is over.
 
 #![forbid(unsafe_code)]
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::{Limits, Protocol, Reply, Request};
 
 /// What a grant is for: opening the same again renews it.
-type Key = (IpAddr, Protocol, u16);
+type Key = (IpAddr, IpAddr, Protocol, u16);
 
 /// The grants that are open, at most [`Limits::max_open`].
 #[derive(Debug)]
@@ -51,14 +51,20 @@ impl Grants {
             None => self.open.push((key_of(request), end)),
         }
     }
+
+    /// Counts what was closed before its time no longer.
+    pub fn forget(&mut self, request: &Request) {
+        self.open.retain(|(key, _)| *key != key_of(request));
+    }
 }
 
 fn key_of(request: &Request) -> Key {
-    (request.address, request.protocol, request.port)
+    (request.address, request.destination, request.protocol, request.port)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Spend;
     use super::*;
 
     fn limits() -> Limits {
@@ -67,7 +73,6 @@ mod tests {
             max_seconds: 60,
             max_open: 3,
             max_open_per_source: 2,
-            own_addresses: vec![],
             ipv4: true,
             ipv6: true,
         }
@@ -76,9 +81,11 @@ mod tests {
     fn request(host: u8, port: u16) -> Request {
         Request {
             address: IpAddr::from([192, 0, 2, host]),
+            destination: IpAddr::from([198, 51, 100, 1]),
             protocol: Protocol::Tcp,
             port,
             seconds: 10,
+            spend: Spend::Any,
         }
     }
 
@@ -114,5 +121,21 @@ mod tests {
         let late = now + Duration::from_secs(58);
         assert_eq!(open(&mut grants, &request(1, 80), late), Ok(()));
         assert_eq!(open(&mut grants, &request(1, 443), late), Err(Reply::FullForSource));
+    }
+
+    #[test]
+    fn what_is_closed_makes_room() {
+        let (mut grants, now) = (Grants::new(&limits()), Instant::now());
+        for (host, port) in [(1, 22), (1, 80), (2, 22)] {
+            assert_eq!(open(&mut grants, &request(host, port), now), Ok(()));
+        }
+        grants.forget(&request(1, 443));
+        assert_eq!(open(&mut grants, &request(3, 22), now), Err(Reply::Full), "another was closed");
+        let elsewhere = Request { destination: [198, 51, 100, 2].into(), ..request(1, 22) };
+        grants.forget(&elsewhere);
+        assert_eq!(open(&mut grants, &request(3, 22), now), Err(Reply::Full));
+        grants.forget(&request(1, 22));
+        assert_eq!(open(&mut grants, &request(3, 22), now), Ok(()));
+        assert_eq!(grants.open.len(), 3);
     }
 }

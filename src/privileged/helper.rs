@@ -1,5 +1,6 @@
-//! The loop that runs with a privilege. All that reaches it is 24 bytes at a time; all that it can do is let one address
-//! reach one port for some seconds, within limits that root set before. It parses no text and knows no profile, key or log.
+//! The loop that runs with a privilege. All that reaches it is 512 bytes at a time; all that it can do is let one address
+//! reach one port for some seconds, within limits that root set before, and have the kernel log a SYN or not. It parses no
+//! text and knows no profile, key or log.
 
 #![forbid(unsafe_code)]
 
@@ -8,11 +9,10 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{read, write};
 
 use super::grants::Grants;
-use super::{Firewall, LEAVE, Limits, REQUEST_LEN, Refusal, Reply, Request};
+use super::{Firewall, Limits, Message, REQUEST_LEN, Refusal, Reply, Request};
 
 /// Why the loop ended, other than because the daemon took its leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,14 +35,15 @@ pub(super) fn answer_requests(
 ) -> Result<(), End> {
     let mut grants = Grants::new(limits);
     loop {
-        let bytes = next_request(&requests, firewall)?;
-        if bytes == LEAVE {
-            return Ok(());
-        }
-        let request = Request::decode(&bytes).ok_or(End::NotARequest)?;
-        // The daemon has checked this. If it does not hold here, the daemon is no longer ours.
-        limits.check(&request).map_err(End::Outside)?;
-        let reply = answer_open(&request, firewall, limits, &mut grants);
+        let message = Message::decode(&next_request(&requests)?).ok_or(End::NotARequest)?;
+        let reply = match message {
+            Message::Open(request) => answer_open(&request, firewall, limits, &mut grants)?,
+            Message::Close(request) => answer_close(&request, firewall, &mut grants),
+            Message::Expect(numbers) => answer(firewall.expect(&numbers), Reply::Done),
+            Message::Forget(numbers) => answer(firewall.forget(&numbers), Reply::Done),
+            Message::KnockPorts(ports) => answer(firewall.knock_on(&ports), Reply::Done),
+            Message::End => return Ok(()),
+        };
         write(&replies, &reply.encode()).map_err(End::Pipe)?;
     }
 }
@@ -52,33 +53,47 @@ fn answer_open(
     firewall: &mut Firewall,
     limits: &Limits,
     grants: &mut Grants,
-) -> Reply {
+) -> Result<Reply, End> {
+    // The daemon has checked this. If it does not hold here, the daemon is no longer ours.
+    limits.check(request).map_err(End::Outside)?;
     #[cfg(feature = "misbehave")]
     super::misbehave::misbehave(request);
+    // This it cannot check: addresses come and go, and only the kernel knows.
+    match (firewall.is_ours(request.destination), firewall.is_ours(request.address)) {
+        (Ok(true), Ok(false)) => {}
+        (Ok(false), _) => return Ok(Reply::NotOurs),
+        (_, Ok(true)) => return Ok(Reply::Ours),
+        (Err(errno), _) | (_, Err(errno)) => return Ok(Reply::Failed(errno as i32)),
+    }
     let now = Instant::now();
     if let Err(full) = grants.room_for(request, limits, now) {
-        return full;
+        return Ok(full);
     }
-    match firewall.open(request) {
-        Ok(()) => {
-            grants.record(request, now);
-            Reply::Opened
-        }
+    let opened = firewall.open(request);
+    if opened.is_ok() {
+        grants.record(request, now);
+    }
+    Ok(answer(opened, Reply::Opened))
+}
+
+fn answer_close(request: &Request, firewall: &mut Firewall, grants: &mut Grants) -> Reply {
+    let closed = firewall.close(request);
+    if closed.is_ok() {
+        grants.forget(request);
+    }
+    answer(closed, Reply::Done)
+}
+
+fn answer(done: Result<(), Errno>, well: Reply) -> Reply {
+    match done {
+        Ok(()) => well,
         Err(Errno::ENFILE) => Reply::Full,
         Err(errno) => Reply::Failed(errno as i32),
     }
 }
 
 /// The next request. The daemon writes a request in one piece, so a part of one is none.
-fn next_request(requests: impl AsFd, firewall: &mut Firewall) -> Result<[u8; REQUEST_LEN], End> {
-    while let Some(wait) = firewall.next_expiry() {
-        let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
-        let mut pipe = [PollFd::new(requests.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut pipe, timeout).map_err(End::Pipe)? > 0 {
-            break;
-        }
-        firewall.expire();
-    }
+fn next_request(requests: impl AsFd) -> Result<[u8; REQUEST_LEN], End> {
     let mut bytes = [0; REQUEST_LEN];
     match read(requests, &mut bytes).map_err(End::Pipe)? {
         0 => Err(End::DaemonGone),

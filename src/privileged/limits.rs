@@ -33,8 +33,6 @@ pub struct Limits {
     pub max_open: usize,
     /// How many grants may be open at once for one address.
     pub max_open_per_source: usize,
-    /// The addresses of this host: it has no need to knock at its own door.
-    pub own_addresses: Vec<IpAddr>,
     /// Whether IPv4 addresses may be let in.
     pub ipv4: bool,
     /// Whether IPv6 addresses may be let in.
@@ -52,14 +50,14 @@ pub enum Refusal {
     Address(IpAddr),
     /// An address of a family that is switched off.
     Family(IpAddr),
-    /// An address of this host.
-    Own(IpAddr),
+    /// A destination that no packet of this address could have: of another family, the address itself, not one host's.
+    Destination(IpAddr),
 }
 
 impl Limits {
     /// Refuses a request that root's configuration does not allow anyone to make.
     pub fn check(&self, request: &Request) -> Result<(), Refusal> {
-        let Request { address, protocol, port, seconds } = *request;
+        let Request { address, destination, protocol, port, seconds, .. } = *request;
         let allowed = match &self.allow {
             None => protocol == Protocol::Tcp,
             Some(services) => services.iter().any(|service| service.contains(protocol, port)),
@@ -76,8 +74,9 @@ impl Limits {
         if !(if address.is_ipv4() { self.ipv4 } else { self.ipv6 }) {
             return Err(Refusal::Family(address));
         }
-        if self.own_addresses.contains(&address) {
-            return Err(Refusal::Own(address));
+        let is_reached = destination != address && destination.is_ipv4() == address.is_ipv4();
+        if !is_reached || !is_one_host(destination) {
+            return Err(Refusal::Destination(destination));
         }
         Ok(())
     }
@@ -124,13 +123,16 @@ impl fmt::Display for Refusal {
             Self::Family(address) => {
                 write!(f, "{address} is of an address family that the config switches off")
             }
-            Self::Own(address) => write!(f, "{address} is an address of this host"),
+            Self::Destination(address) => {
+                write!(f, "{address} is no address that it could have knocked on")
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Spend;
     use super::*;
 
     fn limits() -> Limits {
@@ -141,7 +143,6 @@ mod tests {
             max_seconds: 60,
             max_open: 10,
             max_open_per_source: 2,
-            own_addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             ipv4: true,
             ipv6: true,
         }
@@ -150,9 +151,11 @@ mod tests {
     fn request() -> Request {
         Request {
             address: "192.0.2.7".parse().unwrap(),
+            destination: "192.0.2.1".parse().unwrap(),
             protocol: Protocol::Tcp,
             port: 22,
             seconds: 15,
+            spend: Spend::Any,
         }
     }
 
@@ -193,7 +196,9 @@ mod tests {
     #[test]
     fn an_address_that_is_not_one_other_host_is_refused() {
         let check = |address: &str| {
-            limits().check(&Request { address: address.parse().unwrap(), ..request() })
+            let address: IpAddr = address.parse().unwrap();
+            let own = if address.is_ipv4() { "192.0.2.1" } else { "2001:db8::1" };
+            limits().check(&Request { address, destination: own.parse().unwrap(), ..request() })
         };
         for good in ["192.0.2.7", "10.0.0.1", "2001:db8::7", "fe80::7"] {
             assert_eq!(check(good), Ok(()), "{good}");
@@ -211,14 +216,26 @@ mod tests {
         ] {
             assert_eq!(check(bad), Err(Refusal::Address(bad.parse().unwrap())), "{bad}");
         }
-        for own in ["192.0.2.1", "2001:db8::1"] {
-            assert_eq!(check(own), Err(Refusal::Own(own.parse().unwrap())));
+    }
+
+    #[test]
+    fn a_destination_is_another_address_of_the_same_family_and_one_hosts() {
+        let check = |destination: &str| {
+            limits().check(&Request { destination: destination.parse().unwrap(), ..request() })
+        };
+        assert_eq!(check("198.51.100.1"), Ok(()));
+        for bad in ["192.0.2.7", "2001:db8::1", "127.0.0.1", "224.0.0.1", "0.0.0.0"] {
+            assert_eq!(check(bad), Err(Refusal::Destination(bad.parse().unwrap())), "{bad}");
         }
     }
 
     #[test]
     fn a_family_that_is_switched_off_is_refused() {
-        let v6 = Request { address: "2001:db8::7".parse().unwrap(), ..request() };
+        let v6 = Request {
+            address: "2001:db8::7".parse().unwrap(),
+            destination: "2001:db8::1".parse().unwrap(),
+            ..request()
+        };
         assert_eq!(
             Limits { ipv4: false, ..limits() }.check(&request()),
             Err(Refusal::Family(request().address))

@@ -3,13 +3,13 @@
 //!
 //! ```text
 //! once, at the start, as root
-//!   firewall   a back end, set up: nftables, made of ruleset (our table), expression (its words), netlink (the talk)
-//!              or iptables, for hosts without
+//!   firewall   what the helper can change, set up: conntrack (expectations) or nftables (our table), made of ruleset and
+//!              log_rules, expression and attribute (their words), netlink (the talk); route (what is our address)
 //!   split      the fork; then, in the helper: drop (privileges), seccomp (system calls)
 //! then, for each request
-//!   ask        the daemon's end: ask_open
+//!   ask        the daemon's end: ask_open, ask_close, ask_expect, ask_forget, ask_knock_ports
 //!   message    the bytes on the two pipes
-//!   helper     the loop: read, decode, check, apply, reply (answer_open)
+//!   helper     the loop: read, decode, check, apply, reply (answer_open, answer_close)
 //!   limits     what root allows anyone to be granted
 //!   grants     how many are open
 //! ```
@@ -21,33 +21,35 @@
 use std::io::Write;
 
 mod ask;
+mod attribute;
+mod conntrack;
 mod drop;
 mod expression;
 mod firewall;
 mod grants;
 mod helper;
-mod iptables;
 mod limits;
+mod log_rules;
 mod message;
 #[cfg(feature = "misbehave")]
 mod misbehave;
 mod neighbours;
 mod netlink;
 mod nftables;
+mod route;
 mod ruleset;
 mod seccomp;
 mod split;
 
 pub use ask::{Ended, Helper, HelperGone};
 pub use drop::{DropError, Ids, drop_to};
-pub use firewall::Firewall;
+pub use firewall::{BackEnd, Firewall, FirewallError};
 pub use grants::Grants;
-pub use iptables::{Chain, ChainError};
 pub use limits::{Limits, Refusal, Service};
-use message::LEAVE;
-pub use message::{Protocol, REPLY_LEN, REQUEST_LEN, Reply, Request};
+pub use log_rules::LogRules;
+pub use message::{MAX_NUMBERS, Message, Protocol, REPLY_LEN, REQUEST_LEN, Reply, Request, Spend};
 pub use neighbours::{FirewallKind, Neighbour, neighbours};
-pub use nftables::{Table, TableError};
+pub use nftables::{MAX_EXPECTED, TableError};
 pub use ruleset::MARK;
 pub use split::{SplitError, close_inherited, split};
 

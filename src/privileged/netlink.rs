@@ -25,7 +25,7 @@ use nix::sys::socket::{
 /// `NFNL_SUBSYS_NFTABLES`: the subsystem that a batch is for.
 const NFTABLES: u16 = 10;
 
-/// More than the largest single answer: an error repeats the request that it is about, and none of ours has 2 KiB. A dump
+/// More than the largest single answer: an error repeats the request that it is about, and none of ours has 6 KiB. A dump
 /// comes in pieces of at most 32 KiB.
 const BUFFER: usize = 32 * 1024;
 
@@ -42,6 +42,9 @@ impl From<Errno> for Refused {
         Self { at: None, errno }
     }
 }
+
+/// One message that is no part of a transaction, with its family and the netlink flags that it needs.
+pub(super) type Told = (NetfilterProtoFamily, NetfilterMessageInner, u16);
 
 /// A `NETLINK_NETFILTER` socket that talks to the kernel and to nobody else.
 #[derive(Debug)]
@@ -111,6 +114,29 @@ impl Netlink {
             None if done != messages.len() => Err(Errno::EPROTO.into()),
             None => Ok(()),
         }
+    }
+
+    /// Has the kernel do each of `messages`, one after the other, whatever becomes of those before it. What became of each.
+    pub(super) fn tell(&mut self, messages: &[Told]) -> Result<Vec<Result<(), Errno>>, Errno> {
+        let mut bytes = Vec::new();
+        let first = self.sequence.wrapping_add(1);
+        for (family, message, flags) in messages {
+            self.push(&mut bytes, *family, 0, message.clone(), flags | NLM_F_REQUEST | NLM_F_ACK);
+        }
+        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        // What is not acknowledged was not done.
+        let mut done = vec![Err(Errno::EPROTO); messages.len()];
+        self.answers(|header, answer| {
+            let at = usize::try_from(header.sequence_number.wrapping_sub(first)).ok();
+            if let (NetlinkPayload::Error(answer), Some(done)) =
+                (answer, at.and_then(|at| done.get_mut(at)))
+            {
+                *done = answer
+                    .code
+                    .map_or(Ok(()), |code| Err(Errno::from_raw(code.get().saturating_neg())));
+            }
+        })?;
+        Ok(done)
     }
 
     /// Has the kernel list something, and hands each of the list's messages to `each` with its family.

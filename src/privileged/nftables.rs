@@ -1,13 +1,12 @@
-//! The nftables back end. Owns the netlink socket that owns our table: when the last process that has this socket is gone,
-//! the kernel takes the table away, whatever ended the process. Starts no program, opens no file.
+//! Our table in the kernel: what it logs, and with the nftables back end its grants. The netlink socket that made it owns
+//! it: when the last process that has this socket is gone, the kernel takes the table away, whatever ended the process.
 
 #![forbid(unsafe_code)]
 
 use std::fmt;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use netlink_packet_core::NLM_F_CREATE;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
     DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList,
     SetElementMessage,
@@ -16,16 +15,20 @@ use nix::errno::Errno;
 
 use super::expression::limit_to_one;
 use super::netlink::{Netlink, Refused};
-use super::{Request, ruleset};
+use super::{LogRules, Request, log_rules, ruleset};
+
+/// How many sequence numbers there may be to log: a set of a million takes some 100 MB of the kernel's memory.
+pub const MAX_EXPECTED: usize = 1_000_000;
 
 /// How often an opening is tried when the element to renew vanishes in the middle, because its time is over.
 const TRIES: usize = 3;
 
 /// Our table in the kernel.
 #[derive(Debug)]
-pub struct Table {
+pub(super) struct Table {
     name: String,
-    netlink: Netlink,
+    /// How many elements are in the set of expected numbers.
+    expected: usize,
 }
 
 /// Why there is no table of ours.
@@ -44,29 +47,35 @@ pub enum TableError {
 }
 
 impl Table {
-    /// Makes the table `inet NAME` in the network namespace of this thread, with room for `max_open` grants.
+    /// Makes the table `inet NAME` in the network namespace of `netlink`, with room for this many grants, if any.
     ///
     /// A table of that name that no process owns is what a saved and restored ruleset left behind: it is replaced.
-    pub fn create(name: &str, max_open: usize) -> Result<Self, TableError> {
-        let mut netlink = Netlink::open().map_err(|errno| explain(name, errno.into()))?;
+    pub(super) fn create(
+        netlink: &mut Netlink,
+        name: &str,
+        log: &LogRules,
+        max_open: Option<usize>,
+    ) -> Result<Self, TableError> {
         // The helper counts what is open. The kernel's own limit stands behind it, with room for elements that are being
         // renewed and for those whose time is over and which the kernel collects once a second.
-        let size = u32::try_from(max_open).unwrap_or(u32::MAX).saturating_mul(2).saturating_add(16);
-        let mut messages = ruleset::create(name, size);
+        let size = |max_open| {
+            u32::try_from(max_open).unwrap_or(u32::MAX).saturating_mul(2).saturating_add(16)
+        };
+        let mut messages = ruleset::create(name, log, max_open.map(size));
         let mut made = netlink.transact(&messages);
         if made == Err(Refused { at: Some(0), errno: Errno::EEXIST }) {
             messages.insert(0, (ruleset::delete(name), 0));
             made = netlink.transact(&messages);
         }
         made.map_err(|refused| explain(name, refused))?;
-        Ok(Self { name: name.to_owned(), netlink })
+        Ok(Self { name: name.to_owned(), expected: 0 })
     }
 
     /// Admits one connection, or renews what is open already. All or nothing.
     ///
     /// Adding an element that exists leaves its timeout alone on most kernels, and deleting one that does not is an
     /// error. Add, delete, add in one transaction is right in each case.
-    pub fn open(&mut self, request: &Request) -> Result<(), Errno> {
+    pub(super) fn open(&self, netlink: &mut Netlink, request: &Request) -> Result<(), Errno> {
         let element = self.element(request);
         let messages = [
             (NfTablesMessage::NewSetElement(element.clone()), NLM_F_CREATE),
@@ -75,12 +84,68 @@ impl Table {
         ];
         let mut done = Ok(());
         for _ in 0..TRIES {
-            done = self.netlink.transact(&messages).map_err(|refused| refused.errno);
+            done = netlink.transact(&messages).map_err(|refused| refused.errno);
             if done != Err(Errno::ENOENT) {
                 break;
             }
         }
         done
+    }
+
+    /// Closes what was opened, if it still is.
+    pub(super) fn close(&self, netlink: &mut Netlink, request: &Request) -> Result<(), Errno> {
+        let element = NfTablesMessage::DeleteSetElement(self.element(request));
+        match netlink.transact(&[(element, 0)]) {
+            Err(refused) if refused.errno != Errno::ENOENT => Err(refused.errno),
+            _ => Ok(()),
+        }
+    }
+
+    /// Logs SYNs with these sequence numbers. `ENFILE`: there would be more than [`MAX_EXPECTED`].
+    pub(super) fn expect(&mut self, netlink: &mut Netlink, numbers: &[u32]) -> Result<(), Errno> {
+        if self.expected + numbers.len() > MAX_EXPECTED {
+            return Err(Errno::ENFILE);
+        }
+        let add = |set| (NfTablesMessage::NewSetElement(set), NLM_F_CREATE | NLM_F_EXCL);
+        self.expected += self.each(netlink, numbers, Errno::EEXIST, add)?;
+        Ok(())
+    }
+
+    /// Logs them no longer.
+    pub(super) fn forget(&mut self, netlink: &mut Netlink, numbers: &[u32]) -> Result<(), Errno> {
+        let delete = |set| (NfTablesMessage::DeleteSetElement(set), 0);
+        self.expected -= self.each(netlink, numbers, Errno::ENOENT, delete)?;
+        Ok(())
+    }
+
+    /// Does `change` to the elements of all `numbers` at once; if `fine` is in the way, to one after the other. How many
+    /// were changed.
+    fn each(
+        &self,
+        netlink: &mut Netlink,
+        numbers: &[u32],
+        fine: Errno,
+        change: impl Fn(SetElementMessage) -> (NfTablesMessage, u16) + Copy,
+    ) -> Result<usize, Errno> {
+        let keys = numbers.iter().map(|number| number.to_be_bytes());
+        let all = log_rules::elements(&self.name, log_rules::EXPECTED, keys);
+        match (numbers, netlink.transact(&[change(all)])) {
+            (_, Ok(())) => Ok(numbers.len()),
+            ([_], Err(refused)) if refused.errno == fine => Ok(0),
+            ([_, _, ..], Err(refused)) if refused.errno == fine => {
+                numbers.chunks(1).map(|one| self.each(netlink, one, fine, change)).sum()
+            }
+            (_, Err(refused)) => Err(refused.errno),
+        }
+    }
+
+    /// Logs SYNs to these ports, too, if they have an acknowledgement number.
+    pub(super) fn knock_on(&self, netlink: &mut Netlink, ports: &[u16]) -> Result<(), Errno> {
+        let keys = ports.iter().map(|port| port.to_be_bytes());
+        let ports = log_rules::elements(&self.name, log_rules::KNOCK_PORTS, keys);
+        netlink
+            .transact(&[(NfTablesMessage::NewSetElement(ports), NLM_F_CREATE)])
+            .map_err(|refused| refused.errno)
     }
 
     fn element(&self, request: &Request) -> SetElementMessage {
@@ -104,17 +169,6 @@ impl Table {
                 SetElementList::Elements(vec![ListAttribute::Element(element)]),
             ],
         }
-    }
-
-    /// Goes on with a duplicate of the socket. Gives the old descriptor back.
-    pub(super) fn replace_socket(&mut self, socket: OwnedFd) -> OwnedFd {
-        self.netlink.replace_socket(socket)
-    }
-}
-
-impl AsFd for Table {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.netlink.as_fd()
     }
 }
 
@@ -140,11 +194,10 @@ impl fmt::Display for TableError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoNfTables => {
-                f.write_str("this kernel has no nf_tables: load the module, or set firewall = \"iptables\" in the config")
+                f.write_str("this kernel has no nf_tables: load the module nf_tables, or set firewall = \"conntrack\" in the config")
             }
             Self::NoOwnerFlag => f.write_str(
-                "this kernel cannot tie an nftables table to its process (Linux 5.12 can): \
-                 set firewall = \"iptables\" in the config",
+                "this kernel cannot tie an nftables table to its process: knock-daemon needs Linux 5.12 or later",
             ),
             Self::Owned(name) => write!(
                 f,

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! table inet knockknock {                    # flags owner: gone when the helper's socket is
+//!     the sets and chains that log: see log_rules
+//!     # where grants are no expectations, the `nftables` back end:
 //!     set open4 { type ipv4_addr . inet_proto . inet_service; size ..; flags dynamic,timeout }
 //!     set open6 { type ipv6_addr . inet_proto . inet_service; size ..; flags dynamic,timeout }
-//!     chain knocks {
+//!     chain admit {
 //!         type filter hook input priority filter - 10; policy accept;
 //!         ct state ! new accept                                     # only a first packet can need a grant
 //!         tcp flags & (fin | syn | rst | ack) != syn accept         # nor does a stray packet use one up
@@ -33,10 +35,12 @@ use netlink_packet_netfilter::nftables::{
     SetMessage, TableAttribute, TableFlags, TableMessage,
 };
 
+use super::LogRules;
 use super::expression::{
     Base, CtKey, Expression, accept, bitwise, cmp, ct_load, ct_set, lookup, meta_load, meta_set,
     payload_load,
 };
+use super::log_rules;
 
 /// The bit in packet mark and connection mark that says "this one knocked".
 pub const MARK: u32 = 0x2000_0000;
@@ -46,7 +50,7 @@ pub(super) const OPEN4: &str = "open4";
 /// The set of IPv6 grants.
 pub(super) const OPEN6: &str = "open6";
 
-const CHAIN: &str = "knocks";
+const CHAIN: &str = "admit";
 /// `filter - 10`: before the chains of other firewalls, which stand at `filter` (0) or later.
 pub(super) const PRIORITY: i32 = -10;
 /// `NF_ACCEPT`, as the policy of a chain that must never refuse anything.
@@ -56,7 +60,7 @@ const POLICY_ACCEPT: u32 = 1;
 const IPV4_ADDR: u32 = 7;
 const IPV6_ADDR: u32 = 8;
 const INET_PROTO: u32 = 12;
-const INET_SERVICE: u32 = 13;
+pub(super) const INET_SERVICE: u32 = 13;
 
 /// `NF_CT_STATE_BIT(IP_CT_NEW)`.
 const STATE_NEW: u32 = 8;
@@ -68,19 +72,31 @@ const FIN_SYN_RST_ACK: u8 = 0x17;
 const SYN: u8 = 0x02;
 const DESTINATION_PORT_OFFSET: u32 = 2;
 
-/// The messages that make `table` with room for `size` grants of each family. Fails where a table of that name exists.
-pub(super) fn create(table: &str, size: u32) -> Vec<(NfTablesMessage, u16)> {
-    let new = NLM_F_CREATE | NLM_F_EXCL;
-    let mut messages = vec![
-        (new_table(table), new),
-        (new_set(table, OPEN4, 1, IPV4_ADDR, 4, size), new),
-        (new_set(table, OPEN6, 2, IPV6_ADDR, 16, size), new),
-        (new_chain(table), new),
-    ];
-    messages.extend(
-        rules().into_iter().map(|rule| (new_rule(table, rule), NLM_F_CREATE | NLM_F_APPEND)),
-    );
-    messages
+/// The messages that make `table` with the chains that log; with sets for grants, with room for this many of each family,
+/// where that is asked for. Fails where a table of that name exists.
+pub(super) fn create(
+    table: &str,
+    log: &LogRules,
+    grants: Option<u32>,
+) -> Vec<(NfTablesMessage, u16)> {
+    let mut messages = vec![new_table(table)];
+    messages.extend(log_rules::create(table, log, 1));
+    if let Some(size) = grants {
+        let flags = SetFlags::Timeout | SetFlags::Eval;
+        let set = |name, id, address_type: u32, address_len: u32| {
+            let key_type = (address_type << 12) | (INET_PROTO << 6) | INET_SERVICE;
+            let key = (key_type, address_len + 4 + 4);
+            new_set(table, name, id, key, (flags, Some(size)), vec![])
+        };
+        messages.extend([set(OPEN4, 4, IPV4_ADDR, 4), set(OPEN6, 5, IPV6_ADDR, 16)]);
+        messages.push(new_chain(table, CHAIN, InetHookNumber::LocalIn, PRIORITY));
+        messages.extend(rules().map(|rule| new_rule(table, CHAIN, rule)));
+    }
+    let flags = |message: &NfTablesMessage| match message {
+        NfTablesMessage::NewRule(_) => NLM_F_CREATE | NLM_F_APPEND,
+        _ => NLM_F_CREATE | NLM_F_EXCL,
+    };
+    messages.into_iter().map(|message| (message.clone(), flags(&message))).collect()
 }
 
 /// The message that takes `table` away, with all that is in it.
@@ -96,36 +112,42 @@ fn new_table(table: &str) -> NfTablesMessage {
     NfTablesMessage::NewTable(TableMessage { attributes })
 }
 
-fn new_set(
+/// A set; its key is a type (which tells `nft list` how to print it) and a length.
+pub(super) fn new_set(
     table: &str,
     name: &str,
     id: u32,
-    address_type: u32,
-    address_len: u32,
-    size: u32,
+    (key_type, key_len): (u32, u32),
+    (flags, size): (SetFlags, Option<u32>),
+    more: Vec<SetAttribute>,
 ) -> NfTablesMessage {
-    NfTablesMessage::NewSet(SetMessage {
-        attributes: vec![
-            SetAttribute::Table(table.to_owned()),
-            SetAttribute::Name(name.to_owned()),
-            SetAttribute::Flags(SetFlags::Timeout | SetFlags::Eval),
-            SetAttribute::KeyType((address_type << 12) | (INET_PROTO << 6) | INET_SERVICE),
-            SetAttribute::KeyLen(address_len + 4 + 4),
-            SetAttribute::Id(id),
-            SetAttribute::Description(vec![SetDescription::Size(size)]),
-        ],
-    })
+    let mut attributes = vec![
+        SetAttribute::Table(table.to_owned()),
+        SetAttribute::Name(name.to_owned()),
+        SetAttribute::Flags(flags),
+        SetAttribute::KeyType(key_type),
+        SetAttribute::KeyLen(key_len),
+        SetAttribute::Id(id),
+    ];
+    attributes.extend(size.map(|size| SetAttribute::Description(vec![SetDescription::Size(size)])));
+    attributes.extend(more);
+    NfTablesMessage::NewSet(SetMessage { attributes })
 }
 
-fn new_chain(table: &str) -> NfTablesMessage {
+pub(super) fn new_chain(
+    table: &str,
+    name: &str,
+    hook: InetHookNumber,
+    priority: i32,
+) -> NfTablesMessage {
     let hook = vec![
-        Hook::Number(HookNumber::Inet(InetHookNumber::LocalIn)),
-        Hook::Priority(PRIORITY.cast_unsigned()), // the kernel reads it as signed again
+        Hook::Number(HookNumber::Inet(hook)),
+        Hook::Priority(priority.cast_unsigned()), // the kernel reads it as signed again
     ];
     NfTablesMessage::NewChain(ChainMessage {
         attributes: vec![
             ChainAttribute::Table(table.to_owned()),
-            ChainAttribute::Name(CHAIN.to_owned()),
+            ChainAttribute::Name(name.to_owned()),
             ChainAttribute::Hook(hook),
             ChainAttribute::Policy(POLICY_ACCEPT),
             ChainAttribute::Type("filter".to_owned()),
@@ -133,14 +155,30 @@ fn new_chain(table: &str) -> NfTablesMessage {
     })
 }
 
-fn new_rule(table: &str, expressions: Vec<Expression>) -> NfTablesMessage {
+pub(super) fn new_rule(
+    table: &str,
+    chain: &str,
+    expressions: Vec<Expression>,
+) -> NfTablesMessage {
     NfTablesMessage::NewRule(RuleMessage {
         attributes: vec![
             RuleAttribute::Table(table.to_owned()),
-            RuleAttribute::Chain(CHAIN.to_owned()),
+            RuleAttribute::Chain(chain.to_owned()),
             RuleAttribute::Expressions(expressions),
         ],
     })
+}
+
+/// Whether (or, with `NotEqual`, whether not) a TCP packet is a SYN and nothing else.
+pub(super) fn is_syn(operator: Operator) -> Vec<Expression> {
+    let r1 = Register::Reg1;
+    vec![
+        meta_load(MetaKey::L4Proto, r1),
+        cmp(r1, Operator::Equal, &[TCP]),
+        payload_load(Base::Transport, TCP_FLAGS_OFFSET, 1, r1),
+        bitwise(r1, &[FIN_SYN_RST_ACK], &[0]),
+        cmp(r1, operator, &[SYN]),
+    ]
 }
 
 /// The rules of the chain, in order.
@@ -152,14 +190,8 @@ fn rules() -> [Vec<Expression>; 5] {
         cmp(r1, Operator::Equal, &[0; 4]),
         accept(),
     ];
-    let stray = vec![
-        meta_load(MetaKey::L4Proto, r1),
-        cmp(r1, Operator::Equal, &[TCP]),
-        payload_load(Base::Transport, TCP_FLAGS_OFFSET, 1, r1),
-        bitwise(r1, &[FIN_SYN_RST_ACK], &[0]),
-        cmp(r1, Operator::NotEqual, &[SYN]),
-        accept(),
-    ];
+    let mut stray = is_syn(Operator::NotEqual);
+    stray.push(accept());
     let mut again = vec![
         ct_load(CtKey::Mark, r1),
         bitwise(r1, &MARK.to_ne_bytes(), &[0; 4]),

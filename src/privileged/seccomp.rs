@@ -12,123 +12,30 @@ use seccompiler::{
     SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
-use super::split::{NETLINK_FD, REPLY_FD, REQUEST_FD, STDERR_FD};
+use super::split::{NETLINK_FD, REPLY_FD, REQUEST_FD, ROUTE_FD, STDERR_FD};
 
-/// Confines this thread, the helper's only one, to what the loop does with the nftables back end.
-pub(super) fn confine_nftables() -> Result<(), Error> {
+/// Confines this thread, the helper's only one, to what the loop does.
+pub(super) fn confine() -> Result<(), Error> {
     let arch = std::env::consts::ARCH.try_into()?;
-    seccompiler::apply_filter(&nftables(arch)?)
+    seccompiler::apply_filter(&filter(arch)?)
 }
 
-/// Confines the iptables back end's helper. It starts programs, and they run under the same filter, so this can only list
-/// what no change of a firewall needs.
-pub(super) fn confine_iptables() -> Result<(), Error> {
-    let arch = std::env::consts::ARCH.try_into()?;
-    seccompiler::apply_filter(&no_clone3(arch)?)?;
-    seccompiler::apply_filter(&iptables(arch)?)
+fn filter(arch: TargetArch) -> Result<BpfProgram, BackendError> {
+    SeccompFilter::new(listed()?, SeccompAction::KillProcess, SeccompAction::Allow, arch)?.try_into()
 }
 
-/// The flags of `clone3` are behind a pointer, where no filter sees them. Without it, the C library uses `clone`.
-fn no_clone3(arch: TargetArch) -> Result<BpfProgram, BackendError> {
-    let rules = BTreeMap::from([(libc::SYS_clone3, vec![])]);
-    let absent = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
-    SeccompFilter::new(rules, SeccompAction::Allow, absent, arch)?.try_into()
-}
-
-fn iptables(arch: TargetArch) -> Result<BpfProgram, BackendError> {
-    let never = [
-        // other processes
-        [libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev, libc::SYS_kill]
-            .as_slice(),
-        &[
-            libc::SYS_pidfd_open,
-            libc::SYS_pidfd_getfd,
-            libc::SYS_pidfd_send_signal,
-            libc::SYS_rt_sigqueueinfo,
-        ],
-        &[libc::SYS_tkill, libc::SYS_tgkill, libc::SYS_rt_tgsigqueueinfo],
-        // the kernel
-        &[
-            libc::SYS_init_module,
-            libc::SYS_finit_module,
-            libc::SYS_delete_module,
-            libc::SYS_kexec_load,
-        ],
-        &[
-            libc::SYS_bpf,
-            libc::SYS_perf_event_open,
-            libc::SYS_userfaultfd,
-            libc::SYS_reboot,
-            libc::SYS_syslog,
-        ],
-        &[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register],
-        &[
-            libc::SYS_add_key,
-            libc::SYS_request_key,
-            libc::SYS_keyctl,
-            libc::SYS_personality,
-            libc::SYS_acct,
-        ],
-        // what files there are, and which namespace this is
-        &[
-            libc::SYS_mount,
-            libc::SYS_umount2,
-            libc::SYS_pivot_root,
-            libc::SYS_chroot,
-            libc::SYS_move_mount,
-        ],
-        &[
-            libc::SYS_open_tree,
-            libc::SYS_fsopen,
-            libc::SYS_fsmount,
-            libc::SYS_mount_setattr,
-            libc::SYS_open_by_handle_at,
-        ],
-        &[
-            libc::SYS_setns,
-            libc::SYS_unshare,
-            libc::SYS_swapon,
-            libc::SYS_swapoff,
-            libc::SYS_quotactl,
-        ],
-        // the clock, which the stop times go by, and the host's name
-        &[
-            libc::SYS_clock_settime,
-            libc::SYS_settimeofday,
-            libc::SYS_adjtimex,
-            libc::SYS_clock_adjtime,
-        ],
-        &[libc::SYS_sethostname, libc::SYS_setdomainname],
-    ];
-    let mut rules: BTreeMap<_, _> = never.concat().into_iter().map(|call| (call, vec![])).collect();
-    // A new user namespace gives every capability back, inside of it.
-    let namespaces = [
-        libc::CLONE_NEWUSER,
-        libc::CLONE_NEWNS,
-        libc::CLONE_NEWNET,
-        libc::CLONE_NEWPID,
-        libc::CLONE_NEWIPC,
-        libc::CLONE_NEWUTS,
-        libc::CLONE_NEWCGROUP,
-    ];
-    let each = namespaces.map(|flag| rule(&[masked(0, flag, flag)?]));
-    rules.insert(libc::SYS_clone, each.into_iter().collect::<Result<_, _>>()?);
-    SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::KillProcess, arch)?.try_into()
-}
-
-fn nftables(arch: TargetArch) -> Result<BpfProgram, BackendError> {
-    let mut rules = base()?;
-    // To the kernel only (no address given), and back.
-    rules.insert(libc::SYS_sendto, vec![rule(&[is(0, NETLINK_FD)?, is_null(4)?])?]);
-    rules.insert(libc::SYS_recvfrom, vec![rule(&[is(0, NETLINK_FD)?, is_null(4)?])?]);
-    SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?.try_into()
-}
-
-/// What any back end's loop needs: its pipe, its complaint, memory that is never executable, the clock, the end.
-fn base() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
+/// What the loop needs: its pipes, the kernel, its complaint, memory that is never executable, the clock, the end.
+fn listed() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     let anonymous = masked(3, libc::MAP_ANONYMOUS, libc::MAP_ANONYMOUS)?;
     let not_executable = masked(2, libc::PROT_EXEC, 0)?;
+    // To the kernel only (no address given), and back.
+    let kernel = || {
+        let sockets = [NETLINK_FD, ROUTE_FD].map(|socket| rule(&[is(0, socket)?, is_null(4)?]));
+        sockets.into_iter().collect::<Result<Vec<_>, _>>()
+    };
     Ok(BTreeMap::from([
+        (libc::SYS_sendto, kernel()?),
+        (libc::SYS_recvfrom, kernel()?),
         (libc::SYS_read, vec![rule(&[is(0, REQUEST_FD)?])?]),
         (libc::SYS_write, vec![rule(&[is(0, REPLY_FD)?])?, rule(&[is(0, STDERR_FD)?])?]),
         (libc::SYS_mmap, vec![rule(&[not_executable.clone(), anonymous])?]),
@@ -178,15 +85,13 @@ mod tests {
     #[test]
     fn the_filter_builds_for_both_architectures() {
         for arch in [TargetArch::x86_64, TargetArch::aarch64] {
-            assert!(!nftables(arch).unwrap().is_empty());
-            assert!(!iptables(arch).unwrap().is_empty());
-            assert!(!no_clone3(arch).unwrap().is_empty());
+            assert!(!filter(arch).unwrap().is_empty());
         }
     }
 
     #[test]
     fn no_call_of_the_list_starts_a_program_or_opens_anything() {
-        let listed = base().unwrap();
+        let listed = listed().unwrap();
         for call in [
             libc::SYS_execve,
             libc::SYS_execveat,

@@ -3,26 +3,23 @@
 
 #![allow(
     unsafe_code,
-    reason = "fork, close_range, dup2 to a number, _exit: std and nix have no safe form of them"
+    reason = "fork, close_range, descriptors by number, _exit: std and nix have no safe form of them"
 )]
 
 use std::fmt;
 use std::io::{stdin, stdout};
 use std::mem::forget;
-use std::os::fd::OwnedFd;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use caps::Capability;
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{
-    ForkResult, Gid, Uid, chdir, dup2_raw, dup2_stdin, dup2_stdout, fork, pipe2, write,
-};
+use nix::sys::signal::SigSet;
+use nix::unistd::{ForkResult, chdir, dup2_raw, dup2_stdin, dup2_stdout, fork, pipe2, write};
 
-use super::drop::drop_bounded;
 use super::helper::{End, answer_requests};
 use super::{Ended, Firewall, Helper, Ids, Limits, Reply, drop_to, seccomp};
 
@@ -31,6 +28,11 @@ pub(super) const REQUEST_FD: i32 = 0;
 pub(super) const REPLY_FD: i32 = 1;
 pub(super) const STDERR_FD: i32 = 2;
 pub(super) const NETLINK_FD: i32 = 3;
+pub(super) const ROUTE_FD: i32 = 4;
+const FIRST_UNUSED: i32 = 5;
+
+/// The exit status of a helper that panicked, as Rust programs have it.
+const PANICKED: i32 = 101;
 
 /// Why there is no helper.
 #[derive(Debug)]
@@ -60,7 +62,7 @@ pub fn split(firewall: Firewall, limits: &Limits, ids: &Ids) -> Result<Helper, S
     // SAFETY: the caller has one thread, so no lock is held by a thread that the child does not have.
     match unsafe { fork() }.map_err(SplitError::System)? {
         ForkResult::Child => be_the_helper(firewall, limits, ids, request_end, reply_end),
-        // Here the daemon's copies of the helper's descriptors are closed: the netlink socket and the pipe ends.
+        // Here the daemon's copies of the helper's descriptors are closed: the netlink sockets and the pipe ends.
         ForkResult::Parent { child } => Helper::new(child, requests, replies).when_ready(),
     }
 }
@@ -75,7 +77,7 @@ fn be_the_helper(
 ) -> ! {
     let life = catch_unwind(AssertUnwindSafe(|| {
         if let Err(reason) =
-            settle(&mut firewall, requests, replies).and_then(|()| confine(&firewall, ids))
+            settle(&mut firewall, requests, replies).and_then(|()| confine(ids))
         {
             // To the daemon, which reports it as the reason why it does not start.
             let _ = write(stdout(), reason.as_bytes());
@@ -84,14 +86,19 @@ fn be_the_helper(
         live(&mut firewall, limits)
     }));
     // SAFETY: _exit takes any status and has no other precondition.
-    unsafe { libc::_exit(life.unwrap_or(101)) }
+    unsafe { libc::_exit(life.unwrap_or(PANICKED)) }
 }
 
+/// From "ready" to the end. What is open is closed whatever ends it, a panic too.
 fn live(firewall: &mut Firewall, limits: &Limits) -> i32 {
-    let ready = write(stdout(), &Reply::Ready.encode()).map_err(End::Pipe);
-    let ended = ready.and_then(|_| answer_requests((stdin(), stdout()), firewall, limits));
-    firewall.close();
-    ended.inspect_err(|end| super::complain(end)).is_err().into()
+    let life = catch_unwind(AssertUnwindSafe(|| {
+        let ready = write(stdout(), &Reply::Ready.encode()).map_err(End::Pipe);
+        ready.and_then(|_| answer_requests((stdin(), stdout()), firewall, limits))
+    }));
+    if let Err(errno) = firewall.close_all() {
+        super::complain(&format_args!("cannot close what is open before its time: {}", errno.desc()));
+    }
+    life.map_or(PANICKED, |ended| ended.inspect_err(|end| super::complain(end)).is_err().into())
 }
 
 /// Puts the helper's descriptors where they belong and closes everything else, also what this process was started with.
@@ -100,43 +107,32 @@ fn settle(firewall: &mut Firewall, requests: OwnedFd, replies: OwnedFd) -> Resul
     step("dup2", dup2_stdout(&replies))?;
     // What the descriptors were before is closed by number below, not by their owners.
     forget((requests, replies));
-    let mut first_unused = NETLINK_FD.cast_unsigned();
-    if let Firewall::Nftables(table) = firewall {
-        // SAFETY: nothing that still runs in this process uses number 3.
-        let netlink = step("dup2", unsafe { dup2_raw(&*table, NETLINK_FD) })?;
-        forget(table.replace_socket(netlink));
-        first_unused += 1;
+    // First out of the way: one may have the number that the other is to have.
+    let mut aside = [0; 2];
+    for (aside, socket) in aside.iter_mut().zip(firewall.sockets()) {
+        *aside = step("fcntl", fcntl(socket, FcntlArg::F_DUPFD_CLOEXEC(FIRST_UNUSED)))?;
     }
+    let [netlink, routes] = aside;
+    // SAFETY: both numbers were just made and nothing owns them, and nothing that still runs in this process uses 3 and 4.
+    let sockets = unsafe {
+        let [netlink, routes] = [netlink, routes].map(|aside| OwnedFd::from_raw_fd(aside));
+        [step("dup2", dup2_raw(&netlink, NETLINK_FD))?, step("dup2", dup2_raw(&routes, ROUTE_FD))?]
+    };
+    forget(firewall.replace_sockets(sockets));
+    let first_unused = FIRST_UNUSED.cast_unsigned();
     // SAFETY: the owners of these numbers were forgotten or belong to the daemon, whose code does not run here.
     step("close_range", Errno::result(unsafe { libc::close_range(first_unused, u32::MAX, 0) }))
         .map(drop)
 }
 
-/// From root to a process that can change the firewall and, with the nftables back end, nothing else.
-fn confine(firewall: &Firewall, ids: &Ids) -> Result<(), String> {
+/// From root to a process that can change the firewall and nothing else.
+fn confine(ids: &Ids) -> Result<(), String> {
     // The daemon ends the helper through the pipe. A signal to the whole group must not end it before the daemon.
-    let mut blocked = SigSet::all();
-    if let Firewall::Iptables(_) = firewall {
-        // Programs inherit this, and by this signal `iptables -w` gives up waiting.
-        blocked.remove(Signal::SIGALRM);
-    }
-    step("sigprocmask", blocked.thread_block())?;
+    step("sigprocmask", SigSet::all().thread_block())?;
     step("prctl(PR_SET_NAME)", prctl::set_name(c"knock-helper"))?;
     step("chdir", chdir("/"))?;
-    let confined = match firewall {
-        Firewall::Nftables(_) => {
-            drop_to(ids, &[Capability::CAP_NET_ADMIN]).map_err(|error| error.to_string())?;
-            seccomp::confine_nftables()
-        }
-        Firewall::Iptables(_) => {
-            // iptables wants uid 0, and has its capabilities from the bounding set.
-            let root = Ids { uid: Uid::from_raw(0), gid: Gid::from_raw(0), groups: Vec::new() };
-            let keep = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW];
-            drop_bounded(&root, &keep, &keep).map_err(|error| error.to_string())?;
-            seccomp::confine_iptables()
-        }
-    };
-    confined.map_err(|error| format!("cannot confine the helper: {error}"))
+    drop_to(ids, &[Capability::CAP_NET_ADMIN]).map_err(|error| error.to_string())?;
+    seccomp::confine().map_err(|error| format!("cannot confine the helper: {error}"))
 }
 
 fn step<T>(what: &str, result: Result<T, Errno>) -> Result<T, String> {

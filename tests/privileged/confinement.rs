@@ -10,7 +10,7 @@ const TABLE: &str = "knockknock";
 
 #[test]
 fn the_helper_has_one_capability_and_no_way_to_another() {
-    let server = Namespace::new("s");
+    let server = Namespace::server();
     let mut daemon = server.agent();
     let helper = daemon.split(TABLE);
     let status = fs::read_to_string(format!("/proc/{helper}/status")).unwrap();
@@ -42,8 +42,8 @@ fn the_helper_has_one_capability_and_no_way_to_another() {
 }
 
 #[test]
-fn the_helper_has_two_pipes_a_netlink_socket_and_stderr() {
-    let server = Namespace::new("s");
+fn the_helper_has_two_pipes_two_netlink_sockets_and_stderr() {
+    let server = Namespace::server();
     let mut daemon = server.agent();
     let helper = daemon.split(TABLE);
     let mut descriptors: Vec<(String, String)> = fs::read_dir(format!("/proc/{helper}/fd"))
@@ -64,7 +64,7 @@ fn the_helper_has_two_pipes_a_netlink_socket_and_stderr() {
         .collect();
     descriptors.sort();
     let expected =
-        [("0", "pipe"), ("1", "pipe"), ("3", "socket")].map(|(n, k)| (n.to_owned(), k.to_owned()));
+        [("0", "pipe"), ("1", "pipe"), ("3", "socket"), ("4", "socket")].map(|(n, k)| (n.to_owned(), k.to_owned()));
     assert_eq!(descriptors, expected);
     // The daemon has no way to the firewall left.
     let sockets = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().filter(|entry| {
@@ -78,25 +78,26 @@ fn the_helper_has_two_pipes_a_netlink_socket_and_stderr() {
 fn a_request_outside_the_limits_ends_the_helper_and_closes_what_was_open() {
     for (address, port, seconds) in [
         ("127.0.0.1", 22, 15),
-        ("10.77.0.1", 22, 15),
+        ("0.0.0.0", 22, 15),
         ("192.0.2.7", 0, 15),
         ("192.0.2.7", 22, 3601),
         ("::1", 22, 15),
     ] {
-        let server = Namespace::new("s");
+        let server = Namespace::server();
         let mut daemon = server.agent();
         daemon.split(TABLE);
         assert_eq!(daemon.open("192.0.2.8", 22, 600), "Ok(Opened)");
         assert_eq!(daemon.open(address, port, seconds), "Err(Ended)");
         assert_eq!(daemon.ask("end"), "exit status 1");
         assert!(!server.has_table(TABLE));
+        assert_eq!(server.expectations(), []);
     }
 }
 
 #[test]
 fn bytes_that_are_no_request_end_the_helper() {
-    for bytes in [&[0_u8; 24][..], &[1; 24], &[1; 23], &[1; 1]] {
-        let server = Namespace::new("s");
+    for bytes in [&[0_u8; 512][..], &[2; 512], &[2; 511], &[2; 1]] {
+        let server = Namespace::server();
         let mut daemon = server.agent();
         let helper = daemon.split(TABLE);
         fs::OpenOptions::new()
@@ -114,7 +115,7 @@ fn bytes_that_are_no_request_end_the_helper() {
 #[test]
 fn a_helper_that_starts_a_program_opens_a_file_makes_a_socket_or_traces_is_killed() {
     for port in [64001, 64002, 64003, 64004] {
-        let server = Namespace::new("s");
+        let server = Namespace::server();
         let mut daemon = server.agent();
         daemon.split(TABLE);
         assert_eq!(daemon.open("192.0.2.7", 22, 600), "Ok(Opened)");
@@ -127,11 +128,12 @@ fn a_helper_that_starts_a_program_opens_a_file_makes_a_socket_or_traces_is_kille
 #[cfg(feature = "misbehave")]
 #[test]
 fn a_panic_ends_the_helper_and_closes_what_was_open() {
-    let server = Namespace::new("s");
+    let server = Namespace::server();
     let mut daemon = server.agent();
     daemon.split(TABLE);
     assert_eq!(daemon.open("192.0.2.7", 22, 600), "Ok(Opened)");
     assert_eq!(daemon.open("192.0.2.7", 64005, 15), "Err(Ended)");
     assert_eq!(daemon.ask("end"), "exit status 101");
     assert!(!server.has_table(TABLE));
+    assert_eq!(server.expectations(), []);
 }

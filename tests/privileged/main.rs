@@ -3,7 +3,7 @@
 //! ```text
 //!   client ns                          server ns
 //!   agent: connects                    agent: listens, splits, asks      helper
-//!   c0 10.77.0.2/24 ── veth ── s0 10.77.0.1/24    someone else's firewall: drops by default, accepts our mark
+//!   c0 10.77.0.2/24 ── veth ── s0 10.77.0.1/24    someone else's firewall: drops by default
 //!      fd77::2/64                 fd77::1/64
 //! ```
 //!
@@ -21,7 +21,8 @@ mod agent;
 mod net;
 
 mod confinement;
+mod conntrack;
 mod deaths;
-mod iptables;
+mod log_rules;
 mod neighbours;
 mod nftables;

@@ -1,5 +1,8 @@
 //! Two namespaces, a cable between them, and what there is to see in the server's ruleset.
 
+use std::io::Read;
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +14,18 @@ use crate::agent::Agent;
 pub(crate) const SERVER: [&str; 2] = ["10.77.0.1", "fd77::1"];
 pub(crate) const CLIENT: [&str; 2] = ["10.77.0.2", "fd77::2"];
 
-/// Somebody else's firewall: drops by default, with the one static line that lets our mark in.
+/// Somebody else's firewall without a word for us: accepts what is established or related, drops the rest.
+pub(crate) const STATEFUL: &str = "
+    table inet foreign {
+        chain input {
+            type filter hook input priority filter; policy drop;
+            iifname lo accept
+            ct state established,related accept
+            icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+        }
+    }";
+
+/// The same, with the one static line that lets our mark in.
 pub(crate) const FOREIGN: &str = "
     table inet foreign {
         chain input {
@@ -61,6 +75,16 @@ impl Net {
 }
 
 impl Namespace {
+    /// A server with its addresses and no network.
+    pub(crate) fn server() -> Self {
+        let server = Self::new("s");
+        for address in SERVER {
+            ip(&["-n", &server.name, "addr", "add", address, "dev", "lo"]);
+        }
+        ip(&["-n", &server.name, "link", "set", "lo", "up"]);
+        server
+    }
+
     pub(crate) fn new(role: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name =
@@ -100,6 +124,21 @@ impl Namespace {
         self.try_run(&["nft", "list", "table", "inet", name]).0 == Some(0)
     }
 
+    /// The expectations: client address, server's address, port, seconds left.
+    pub(crate) fn expectations(&self) -> Vec<(String, String, u16, u64)> {
+        let listed = self.run(&["cat", "/proc/net/nf_conntrack_expect"]);
+        let field = |line: &str, name: &str| {
+            let words = line.split_whitespace().filter_map(|word| word.strip_prefix(name));
+            words.map(str::to_owned).next().unwrap()
+        };
+        let read = |line: &str| {
+            let left = line.split_whitespace().next().unwrap().parse().unwrap();
+            let address = |name| field(line, name).parse::<IpAddr>().unwrap().to_string();
+            (address("src="), address("dst="), field(line, "dport=").parse().unwrap(), left)
+        };
+        listed.lines().map(read).collect()
+    }
+
     /// The elements of both sets of table `name`: address, port, seconds left.
     pub(crate) fn grants(&self, name: &str) -> Vec<(String, u64, u64)> {
         let listed: Value =
@@ -127,6 +166,38 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
+
+/// What the kernel logs from now on.
+pub(crate) struct Kmsg {
+    file: std::fs::File,
+    lines: Vec<String>,
+}
+
+impl Kmsg {
+    pub(crate) fn from_now() -> Self {
+        let nonblocking = nix::libc::O_NONBLOCK;
+        let file =
+            std::fs::File::options().read(true).custom_flags(nonblocking).open("/dev/kmsg").unwrap();
+        nix::unistd::lseek(&file, 0, nix::unistd::Whence::SeekEnd).unwrap();
+        Self { file, lines: Vec::new() }
+    }
+
+    /// The lines so far that begin with `prefix`.
+    pub(crate) fn lines(&mut self, prefix: &str) -> Vec<String> {
+        let mut record = [0; 8192];
+        loop {
+            match self.file.read(&mut record) {
+                Ok(length) => {
+                    let record = String::from_utf8_lossy(&record[..length]).into_owned();
+                    self.lines.extend(record.split_once(';').map(|(_, text)| text.trim_end().to_owned()));
+                }
+                Err(error) if error.raw_os_error() == Some(nix::libc::EPIPE) => {}
+                Err(_) => break,
+            }
+        }
+        self.lines.iter().filter(|line| line.starts_with(prefix)).cloned().collect()
     }
 }
 

@@ -3,12 +3,14 @@
 use crate::net::{CLIENT, FOREIGN, Namespace, Net, SERVER, until};
 
 const TABLE: &str = "knockknock";
+/// The same, and the back end.
+const NFTABLES: &str = "nftables:knockknock";
 
 #[test]
 fn a_grant_is_in_the_set_and_the_kernel_takes_it_out_at_its_time() {
-    let server = Namespace::new("s");
+    let server = Namespace::server();
     let mut daemon = server.agent();
-    daemon.split(TABLE);
+    daemon.split(NFTABLES);
     assert_eq!(server.grants(TABLE), []);
     for address in ["192.0.2.7", "2001:db8::7"] {
         assert_eq!(daemon.open(address, 22, 1), "Ok(Opened)");
@@ -21,9 +23,9 @@ fn a_grant_is_in_the_set_and_the_kernel_takes_it_out_at_its_time() {
 /// `nft` reads the rules back as they were meant.
 #[test]
 fn the_table_lists_as_it_is_documented() {
-    let server = Namespace::new("s");
+    let server = Namespace::server();
     let mut daemon = server.agent();
-    daemon.split(TABLE);
+    daemon.split(NFTABLES);
     assert_eq!(daemon.open("192.0.2.7", 22, 600), "Ok(Opened)");
     let listed = server.run(&["nft", "-nn", "list", "table", "inet", TABLE]);
     let lines: Vec<&str> = listed.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
@@ -62,9 +64,9 @@ fn the_table_lists_as_it_is_documented() {
 
 #[test]
 fn opening_again_renews_the_time_and_never_doubles() {
-    let server = Namespace::new("s");
+    let server = Namespace::server();
     let mut daemon = server.agent();
-    daemon.split(TABLE);
+    daemon.split(NFTABLES);
     for address in ["192.0.2.7", "2001:db8::7"] {
         for seconds in [60, 600, 60] {
             assert_eq!(daemon.open(address, 22, seconds), "Ok(Opened)");
@@ -85,7 +87,7 @@ fn exactly_one_connection_gets_in_past_somebody_elses_firewall() {
     let net = Net::new();
     net.server.nft(FOREIGN);
     let (mut daemon, mut client) = (net.server.agent(), net.client.agent());
-    daemon.split(TABLE);
+    daemon.split(NFTABLES);
     daemon.ask("listen 22");
     for (server, address) in SERVER.into_iter().zip(CLIENT) {
         assert_eq!(client.connect(server, 22), "timed out", "before");
@@ -104,7 +106,7 @@ fn of_two_connections_at_the_same_instant_one_gets_in() {
     let net = Net::new();
     net.server.nft(FOREIGN);
     let (mut daemon, mut client) = (net.server.agent(), net.client.agent());
-    daemon.split(TABLE);
+    daemon.split(NFTABLES);
     daemon.ask("listen 22");
     for _ in 0..100 {
         assert_eq!(daemon.open(CLIENT[0], 22, 600), "Ok(Opened)");
@@ -117,7 +119,7 @@ fn many_grants_in_a_row_for_the_same_client_all_work() {
     let net = Net::new();
     net.server.nft(FOREIGN);
     let (mut daemon, mut client) = (net.server.agent(), net.client.agent());
-    daemon.split(TABLE);
+    daemon.split(NFTABLES);
     daemon.ask("listen 22");
     for count in 0..300 {
         assert_eq!(daemon.open(CLIENT[0], 22, 600), "Ok(Opened)", "{count}");
@@ -136,7 +138,7 @@ fn a_grant_for_one_address_opens_nothing_for_another() {
     let net = Net::new();
     net.server.nft(FOREIGN);
     let (mut daemon, mut client) = (net.server.agent(), net.client.agent());
-    daemon.split(TABLE);
+    daemon.split(NFTABLES);
     daemon.ask("listen 22");
     assert_eq!(daemon.open("10.77.0.3", 22, 600), "Ok(Opened)");
     assert_eq!(daemon.open("fd77::3", 22, 600), "Ok(Opened)");
@@ -156,7 +158,7 @@ fn an_established_connection_lives_on_after_the_grant_and_after_the_helper() {
     net.server.nft(FOREIGN);
     let (mut listener, mut daemon, mut client) =
         (net.server.agent(), net.server.agent(), net.client.agent());
-    daemon.split(TABLE);
+    daemon.split(NFTABLES);
     listener.ask("listen 22");
     assert_eq!(daemon.open(CLIENT[0], 22, 2), "Ok(Opened)");
     assert_eq!(client.connect(SERVER[0], 22), "connected");
@@ -181,7 +183,7 @@ fn a_syn_that_is_sent_again_still_gets_in() {
             let lossy = if at_client { &net.client } else { &net.server };
             lossy.nft(loss);
             let (mut daemon, mut client) = (net.server.agent(), net.client.agent());
-            daemon.split(TABLE);
+            daemon.split(NFTABLES);
             daemon.ask("listen 22");
             assert_eq!(daemon.open(CLIENT[v], 22, 600), "Ok(Opened)");
             client.order(&format!("connect {} 22 20000", SERVER[v]));
@@ -197,7 +199,7 @@ fn a_stray_packet_does_not_use_a_grant_up() {
     let net = Net::new();
     net.server.nft(FOREIGN);
     let (mut daemon, mut client) = (net.server.agent(), net.client.agent());
-    daemon.split(TABLE);
+    daemon.split(NFTABLES);
     daemon.ask("listen 22");
     assert_eq!(daemon.open(CLIENT[0], 22, 600), "Ok(Opened)");
     net.server.nft(
@@ -219,7 +221,7 @@ fn somebody_elses_flush_and_reload_lose_no_grant() {
     let net = Net::new();
     net.server.nft(FOREIGN);
     let (mut daemon, mut client) = (net.server.agent(), net.client.agent());
-    daemon.split(TABLE);
+    daemon.split(NFTABLES);
     daemon.ask("listen 22");
     assert_eq!(daemon.open(CLIENT[0], 22, 600), "Ok(Opened)");
     net.server.nft("flush ruleset");
@@ -233,9 +235,9 @@ fn somebody_elses_flush_and_reload_lose_no_grant() {
 
 #[test]
 fn full_is_a_reply_and_not_the_end() {
-    let server = Namespace::new("s");
+    let server = Namespace::server();
     let mut daemon = server.agent();
-    daemon.split(TABLE);
+    daemon.split(NFTABLES);
     for port in [1, 2, 3] {
         assert_eq!(daemon.open("192.0.2.7", port, 600), "Ok(Opened)");
     }
@@ -250,7 +252,7 @@ fn full_is_a_reply_and_not_the_end() {
 
 #[test]
 fn a_second_owner_of_the_same_table_is_refused_and_another_instance_is_not() {
-    let server = Namespace::new("s");
+    let server = Namespace::server();
     let (mut first, mut second) = (server.agent(), server.agent());
     first.split(TABLE);
     let refusal = second.ask(&format!("split {TABLE}"));
@@ -263,13 +265,13 @@ fn a_second_owner_of_the_same_table_is_refused_and_another_instance_is_not() {
 
 #[test]
 fn a_table_that_a_restored_ruleset_left_behind_is_replaced() {
-    let server = Namespace::new("s");
+    let server = Namespace::server();
     server.nft(
         "add table inet knockknock; add set inet knockknock open4 { type ipv4_addr; }; \
          add element inet knockknock open4 { 192.0.2.66 }",
     );
     let mut daemon = server.agent();
-    daemon.split(TABLE);
+    daemon.split(NFTABLES);
     assert_eq!(server.grants(TABLE), []);
     assert_eq!(daemon.open("192.0.2.7", 22, 600), "Ok(Opened)");
 }

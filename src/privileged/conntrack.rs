@@ -1,0 +1,319 @@
+//! A grant as a conntrack expectation: the next connection of that address to that port is `RELATED`, and every firewall
+//! that accepts `ESTABLISHED,RELATED` lets it in. Owns what was made, and how it is taken back.
+//!
+//! ```text
+//! master        0.P.P.P:SLOT -> 0.0.0.0:0     an entry that no connection has; one for each grant
+//! expectation   client:any -> server:PORT     one connection, or any number (permanent); its time is the kernel's
+//! ```
+//!
+//! An expectation belongs to a master with a conntrack helper, here one that never sees a packet. It takes its time from
+//! that helper's policy; only a change sets another. P.P.P is this process, so that two daemons never share a master.
+//! The master's own time is collected lazily and means nothing.
+
+#![forbid(unsafe_code)]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_netfilter::{NetfilterMessageInner, NetfilterProtoFamily, NetfilterSubsystem};
+use nix::errno::Errno;
+
+use super::attribute::{nested, number, text};
+use super::netlink::{Netlink, Told};
+use super::{Request, Spend};
+
+/// Conntrack's helpers and the protocol of the connections that each is for, the shortest time of its policy first: 3, 30,
+/// 180, 180, 300 and 300 seconds. The first two are for IPv4 alone.
+const HELPERS: [(&str, u8); 6] =
+    [("netbios-ns", UDP), ("snmp", UDP), ("amanda", UDP), ("sip", UDP), ("tftp", UDP), ("ftp", TCP)];
+/// The modules that have them, for whoever has none.
+pub(super) const MODULES: &str =
+    "nf_conntrack_netbios_ns, nf_conntrack_snmp, nf_conntrack_amanda, nf_conntrack_sip, nf_conntrack_tftp, nf_conntrack_ftp";
+
+const UDP: u8 = 17;
+const TCP: u8 = 6;
+/// How much longer than its expectation a master lives, in seconds: the expectation goes with it.
+const LONGER: u32 = 2;
+/// How many slots are tried, should somebody have made an entry like ours.
+const TRIES: usize = 16;
+
+/// `NFNL_SUBSYS_CTNETLINK_EXP`; the same three messages as for entries.
+const EXPECTATIONS: NetfilterSubsystem = NetfilterSubsystem::Other(2);
+const NEW: u8 = 0;
+const DELETE: u8 = 2;
+
+/// `enum ctattr_type`, `enum ctattr_expect`.
+const TUPLE_ORIGINAL: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const STATUS: u16 = 3;
+const HELP: u16 = 5;
+const TIMEOUT: u16 = 7;
+const EXPECT_MASTER: u16 = 1;
+const EXPECT_TUPLE: u16 = 2;
+const EXPECT_MASK: u16 = 3;
+const EXPECT_TIMEOUT: u16 = 4;
+const EXPECT_FLAGS: u16 = 8;
+/// `NF_CT_EXPECT_PERMANENT`.
+const PERMANENT: u32 = 1;
+/// `IPS_SEEN_REPLY | IPS_ASSURED | IPS_CONFIRMED`: an assured entry is not dropped early when the table is full.
+const LASTS: u32 = 2 | 4 | 8;
+
+/// The expectations of this process.
+#[derive(Debug)]
+pub(super) struct Expectations {
+    /// For IPv4 and for IPv6.
+    helpers: [Option<Helper>; 2],
+    process: u32,
+    slot: u16,
+    open: Vec<Open>,
+}
+
+/// A conntrack helper that this kernel has.
+#[derive(Clone, Copy, Debug)]
+struct Helper {
+    name: &'static str,
+    protocol: u8,
+}
+
+/// What was opened and may still be.
+#[derive(Debug)]
+struct Open {
+    request: Request,
+    slot: u16,
+    end: Instant,
+}
+
+impl Expectations {
+    /// Finds the conntrack helpers to use, by making a master with each. `None`: this kernel has none, or not for both of
+    /// the families that are asked for.
+    pub(super) fn new(netlink: &mut Netlink) -> Result<Option<Self>, Errno> {
+        let mut new =
+            Self { helpers: [None; 2], process: std::process::id(), slot: 0, open: Vec::new() };
+        for (family, any) in [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
+            .into_iter()
+            .enumerate()
+        {
+            for (name, protocol) in HELPERS {
+                let helper = Helper { name, protocol };
+                match new.try_out(netlink, helper, any) {
+                    Ok(()) => new.helpers[family] = Some(helper),
+                    Err(Errno::EPERM) => return Err(Errno::EPERM),
+                    Err(_) => continue,
+                }
+                break;
+            }
+        }
+        Ok(new.helpers.iter().any(Option::is_some).then_some(new))
+    }
+
+    /// The helpers for IPv4 and IPv6, by name.
+    pub(super) fn helpers(&self) -> [Option<&'static str>; 2] {
+        self.helpers.map(|helper| helper.map(|helper| helper.name))
+    }
+
+    fn try_out(&mut self, netlink: &mut Netlink, helper: Helper, any: IpAddr) -> Result<(), Errno> {
+        let master = self.master(helper, any, self.slot);
+        let make = told(NetfilterSubsystem::Conntrack, NEW, any, NEW_ONLY, master.made(LONGER));
+        let take = told(NetfilterSubsystem::Conntrack, DELETE, any, 0, vec![master.original()]);
+        netlink.tell(&[make, take])?.into_iter().collect()
+    }
+
+    /// Opens what `request` says, or renews it. A connection that has used a grant for one up is not counted: the grant is
+    /// made anew.
+    pub(super) fn open(&mut self, netlink: &mut Netlink, request: &Request) -> Result<(), Errno> {
+        let now = Instant::now();
+        self.open.retain(|open| open.end > now);
+        let end = now + Duration::from_secs(request.seconds.into());
+        if let Some(open) = self.open.iter().position(|open| open.request.is_for_the_same(request))
+        {
+            if self.renew(netlink, open, request).is_ok() {
+                if let Some(open) = self.open.get_mut(open) {
+                    *open = Open { request: *request, end, ..*open };
+                }
+                return Ok(());
+            }
+            self.close(netlink, request)?;
+        }
+        for _ in 0..TRIES {
+            self.slot = self.slot.wrapping_add(1);
+            match self.make(netlink, self.slot, request) {
+                Err(Errno::EEXIST) => {}
+                made => {
+                    made?;
+                    self.open.push(Open { request: *request, slot: self.slot, end });
+                    return Ok(());
+                }
+            }
+        }
+        Err(Errno::EEXIST)
+    }
+
+    /// Closes what was opened, if it still is.
+    pub(super) fn close(&mut self, netlink: &mut Netlink, request: &Request) -> Result<(), Errno> {
+        let ours = self.open.extract_if(.., |open| open.request.is_for_the_same(request));
+        for Open { request, slot, .. } in ours.collect::<Vec<_>>() {
+            self.take_back(netlink, slot, &request)?;
+        }
+        Ok(())
+    }
+
+    /// Closes everything, and goes on where something cannot be closed: the kernel ends that at its time.
+    pub(super) fn close_all(&mut self, netlink: &mut Netlink) -> Result<(), Errno> {
+        let all = std::mem::take(&mut self.open);
+        let closed = all.iter().map(|open| self.take_back(netlink, open.slot, &open.request));
+        closed.fold(Ok(()), Result::and)
+    }
+
+    fn make(&self, netlink: &mut Netlink, slot: u16, request: &Request) -> Result<(), Errno> {
+        let (client, helper) = (request.address, self.helper(request)?);
+        let master = self.master(helper, client, slot);
+        let made = master.made(u32::from(request.seconds) + LONGER);
+        let [expectation, with_time] = expectation(&master, request);
+        let old = vec![request.tuple(EXPECT_TUPLE)];
+        let done = netlink.tell(&[
+            // One of an earlier life, never met: a second one of the kind is refused.
+            told(EXPECTATIONS, DELETE, client, 0, old),
+            told(NetfilterSubsystem::Conntrack, NEW, client, NEW_ONLY, made),
+            told(EXPECTATIONS, NEW, client, NEW_ONLY, expectation),
+            told(EXPECTATIONS, NEW, client, 0, with_time),
+        ])?;
+        let [_, master, rest @ ..] = &*done else { return Err(Errno::EPROTO) };
+        (*master)?;
+        let made = rest.iter().copied().collect::<Result<(), _>>();
+        if made.is_err() {
+            self.take_back(netlink, slot, request)?;
+        }
+        // The caller takes this one for a slot that is in use.
+        made.map_err(|errno| if errno == Errno::EEXIST { Errno::EBUSY } else { errno })
+    }
+
+    fn renew(&self, netlink: &mut Netlink, at: usize, request: &Request) -> Result<(), Errno> {
+        let old = self.open.get(at).filter(|old| old.request.spend == request.spend);
+        let (client, slot) = (request.address, old.ok_or(Errno::EINVAL)?.slot);
+        let master = self.master(self.helper(request)?, client, slot);
+        let longer = vec![
+            master.original(),
+            number(TIMEOUT, u32::from(request.seconds) + LONGER),
+        ];
+        let [_, with_time] = expectation(&master, request);
+        let done = netlink.tell(&[
+            told(NetfilterSubsystem::Conntrack, NEW, client, 0, longer),
+            told(EXPECTATIONS, NEW, client, 0, with_time),
+        ])?;
+        done.into_iter().collect()
+    }
+
+    /// Takes expectation and master away. What is gone already is fine.
+    fn take_back(&self, netlink: &mut Netlink, slot: u16, request: &Request) -> Result<(), Errno> {
+        let client = request.address;
+        let master = self.master(self.helper(request)?, client, slot).original();
+        let done = netlink.tell(&[
+            told(EXPECTATIONS, DELETE, client, 0, vec![request.tuple(EXPECT_TUPLE)]),
+            told(NetfilterSubsystem::Conntrack, DELETE, client, 0, vec![master]),
+        ])?;
+        done.into_iter().filter(|done| *done != Err(Errno::ENOENT)).collect()
+    }
+
+    fn helper(&self, request: &Request) -> Result<Helper, Errno> {
+        self.helpers[usize::from(request.address.is_ipv6())].ok_or(Errno::EAFNOSUPPORT)
+    }
+
+    fn master(&self, helper: Helper, like: IpAddr, slot: u16) -> Master {
+        let [_, b, c, d] = self.process.to_be_bytes();
+        let (source, destination) = if like.is_ipv4() {
+            (Ipv4Addr::new(0, b, c, d).into(), Ipv4Addr::UNSPECIFIED.into())
+        } else {
+            let [high, low] = [u16::from(b), u16::from_be_bytes([c, d])];
+            let source = Ipv6Addr::new(0, high, low, 0, 0, 0, 0, 0);
+            (source.into(), Ipv6Addr::UNSPECIFIED.into())
+        };
+        Master { helper, source, destination, slot }
+    }
+}
+
+const NEW_ONLY: u16 = NLM_F_CREATE | NLM_F_EXCL;
+
+/// The entry that an expectation belongs to.
+struct Master {
+    helper: Helper,
+    source: IpAddr,
+    destination: IpAddr,
+    slot: u16,
+}
+
+impl Master {
+    fn original(&self) -> DefaultNla {
+        self.tuple(TUPLE_ORIGINAL)
+    }
+
+    fn tuple(&self, kind: u16) -> DefaultNla {
+        let [from, to] = [(self.source, self.slot), (self.destination, 0)];
+        tuple(kind, from, to, self.helper.protocol)
+    }
+
+    fn made(&self, seconds: u32) -> Vec<DefaultNla> {
+        let [from, to] = [(self.destination, 0), (self.source, self.slot)];
+        vec![
+            self.original(),
+            tuple(TUPLE_REPLY, from, to, self.helper.protocol),
+            number(STATUS, LASTS),
+            number(TIMEOUT, seconds),
+            nested(HELP, &[text(1, self.helper.name)]),
+        ]
+    }
+}
+
+impl Request {
+    fn is_for_the_same(&self, other: &Self) -> bool {
+        let key = |request: &Self| {
+            (request.address, request.destination, request.protocol, request.port)
+        };
+        key(self) == key(other)
+    }
+
+    fn tuple(&self, kind: u16) -> DefaultNla {
+        let (from, to) = ((self.address, 0), (self.destination, self.port));
+        tuple(kind, from, to, self.protocol as u8)
+    }
+}
+
+/// The expectation as it is made, and as its time is set.
+fn expectation(master: &Master, request: &Request) -> [Vec<DefaultNla>; 2] {
+    let ones: IpAddr = match request.address {
+        IpAddr::V4(_) => Ipv4Addr::BROADCAST.into(),
+        IpAddr::V6(_) => Ipv6Addr::from([0xff; 16]).into(),
+    };
+    // Of the source, the address has to fit, the port need not. The destination has to fit anyway.
+    let mask = tuple(EXPECT_MASK, (ones, 0), (ones, u16::MAX), request.protocol as u8);
+    let flags = if request.spend == Spend::Any { PERMANENT } else { 0 };
+    let made =
+        vec![master.tuple(EXPECT_MASTER), request.tuple(EXPECT_TUPLE), mask, number(EXPECT_FLAGS, flags)];
+    let mut with_time = made.clone();
+    with_time.push(number(EXPECT_TIMEOUT, request.seconds.into()));
+    [made, with_time]
+}
+
+/// A connection's addresses, protocol and ports.
+fn tuple(kind: u16, from: (IpAddr, u16), to: (IpAddr, u16), protocol: u8) -> DefaultNla {
+    let address = |address: IpAddr, [v4_kind, v6_kind]: [u16; 2]| match address {
+        IpAddr::V4(v4) => DefaultNla::new(v4_kind, v4.octets().to_vec()),
+        IpAddr::V6(v6) => DefaultNla::new(v6_kind, v6.octets().to_vec()),
+    };
+    let port = |kind, port: u16| DefaultNla::new(kind, port.to_be_bytes().to_vec());
+    let addresses = nested(1, &[address(from.0, [1, 3]), address(to.0, [2, 4])]);
+    let protocol = DefaultNla::new(1, vec![protocol]);
+    nested(kind, &[addresses, nested(2, &[protocol, port(2, from.1), port(3, to.1)])])
+}
+
+fn told(
+    subsys: NetfilterSubsystem,
+    message_type: u8,
+    like: IpAddr,
+    flags: u16,
+    attributes: Vec<DefaultNla>,
+) -> Told {
+    let family =
+        if like.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
+    (family, NetfilterMessageInner::Other { subsys, message_type, attributes }, flags)
+}
