@@ -1,5 +1,5 @@
-//! What it costs to open a port: through the helper over netlink, as the daemon does it; by running `nft`; and through
-//! the helper that runs `iptables`. In a network namespace of its own. `sudo cargo bench --bench grants`
+//! What it costs to open a port: through the helper over netlink, as the daemon does it, by an expectation and by an element
+//! of a set; and by running `nft`. In a network namespace of its own. `sudo cargo bench --bench grants`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,7 +21,7 @@ use std::process::{Command, Stdio};
 
 use cost::{Memory, Processes};
 use knockknock::privileged::{
-    Chain, Firewall, Helper, Ids, Limits, Protocol, Reply, Request, Table as KernelTable, split,
+    BackEnd, Firewall, Helper, Ids, Limits, LogRules, Protocol, Reply, Request, Spend, split,
 };
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -31,6 +31,8 @@ use support::measure::{Samples, Table, rate, seconds, time};
 
 const ROUNDS: u8 = 20;
 const SECONDS: u16 = 600;
+/// An address of the namespace's loopback device.
+const OWN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
 fn main() {
     if !geteuid().is_root() {
@@ -38,6 +40,9 @@ fn main() {
         return;
     }
     unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+    for arguments in [format!("addr add {OWN} dev lo"), "link set lo up".into()] {
+        assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success());
+    }
     grants();
     memory();
 }
@@ -53,8 +58,7 @@ impl Way {
     fn open(&mut self, request: &Request) {
         match self {
             Self::Helper(helper) => assert_eq!(helper.ask_open(request), Ok(Reply::Opened)),
-            Self::Library(Firewall::Nftables(table)) => table.open(request).unwrap(),
-            Self::Library(Firewall::Iptables(_)) => unreachable!("not among the ways below"),
+            Self::Library(firewall) => firewall.open(request).unwrap(),
             Self::Nft => {
                 let Request { address, port, seconds, .. } = request;
                 nft(&format!(
@@ -69,14 +73,26 @@ fn grants() {
     nft(
         "table inet bench { set open4 { type ipv4_addr . inet_proto . inet_service; flags dynamic,timeout; size 65535; }; }",
     );
-    let table = |name| Firewall::Nftables(KernelTable::create(name, limits().max_open).unwrap());
-    let chain = Firewall::Iptables(Chain::create("KKBENCH", false).unwrap());
+    let log = LogRules {
+        knock_prefix: "KNOCK-bench ".into(),
+        came_in_prefix: "KNOCK-IN-bench ".into(),
+        per_second: 200,
+        burst: 200,
+    };
+    let firewall = |name, back_end| {
+        Firewall::create(name, back_end, &log, limits().max_open).expect("a firewall of ours")
+    };
+    let by_helper = |name, back_end| Way::Helper(helper(firewall(name, back_end)));
     // What a program does is not done as often as what a system call does.
     let mut ways = [
-        ("asking the helper, netlink", Way::Helper(helper(table("bench-helper"))), 100),
-        ("the same without a helper", Way::Library(table("bench-library")), 100),
+        ("asking the helper, an expectation", by_helper("bench-helper", BackEnd::Conntrack), 100),
+        (
+            "the same without a helper",
+            Way::Library(firewall("bench-library", BackEnd::Conntrack)),
+            100,
+        ),
+        ("asking the helper, an element of a set", by_helper("bench-set", BackEnd::Nftables), 100),
         ("running `nft add element`", Way::Nft, 10),
-        ("asking the helper that runs `iptables`", Way::Helper(helper(chain)), 10),
     ];
     let mut times = vec![Samples::default(); ways.len()];
     for round in 0..ROUNDS {
@@ -105,7 +121,7 @@ fn grants() {
 /// The real daemon with each back end.
 fn memory() {
     let mut shown = Table::new(["back end", "process", "RSS", "PSS"]);
-    for back_end in ["nftables", "iptables"] {
+    for back_end in ["conntrack", "nftables"] {
         let dir = tempfile::tempdir().unwrap();
         let made = Command::new(env!("CARGO_BIN_EXE_knock-genprofile"))
             .arg("--config-dir")
@@ -152,7 +168,6 @@ fn limits() -> Limits {
         max_seconds: SECONDS,
         max_open: 4096,
         max_open_per_source: 4096,
-        own_addresses: Vec::new(),
         ipv4: true,
         ipv6: false,
     }
@@ -161,7 +176,14 @@ fn limits() -> Limits {
 /// Another one each time: nothing is renewed.
 fn request(round: u8, nth: u16) -> Request {
     let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, round));
-    Request { address, protocol: Protocol::Tcp, port: 1 + nth, seconds: SECONDS }
+    Request {
+        address,
+        destination: OWN.into(),
+        protocol: Protocol::Tcp,
+        port: 1 + nth,
+        seconds: SECONDS,
+        spend: Spend::One,
+    }
 }
 
 fn nft(command: &str) {

@@ -83,7 +83,10 @@ fn config(setup: &Setup) -> String {
 fn firewall(setup: &Setup, found: &mut Found) {
     let expectations = match setup.trial_firewall() {
         Ok(true) => {
-            say("firewall", "conntrack works: any firewall that accepts ESTABLISHED,RELATED lets in what a knock opens");
+            say(
+                "firewall",
+                "conntrack works: any firewall that accepts ESTABLISHED,RELATED lets in what a knock opens",
+            );
             true
         }
         Ok(false) => {

@@ -256,11 +256,9 @@ impl fmt::Display for Told<'_> {
                     Reply::Failed(errno) => {
                         write!(f, "the firewall refused: {}", io::Error::from_raw_os_error(*errno))
                     }
-                    Reply::NotOurs => write!(
-                        f,
-                        "{} is not an address of this host",
-                        request.destination
-                    ),
+                    Reply::NotOurs => {
+                        write!(f, "{} is not an address of this host", request.destination)
+                    }
                     Reply::Ours => f.write_str("it is an address of this host"),
                     Reply::Ready | Reply::Opened | Reply::Done => {
                         f.write_str("the helper replied out of turn")

@@ -1,9 +1,9 @@
 //! May this profile have this port? Root's limits, narrowed by the profile's own list.
 
-use std::fmt;
 use crate::layout;
 use crate::privileged::{Limits, Protocol, Refusal, Request, Service, Spend};
 use crate::syn::LoggedSyn;
+use std::fmt;
 
 /// What one profile may be granted.
 #[derive(Debug)]

@@ -101,9 +101,7 @@ impl Setup {
     /// The firewall, ready to be handed to the helper.
     pub(super) fn firewall(&self) -> Result<Firewall, Failure> {
         let log = self.log_rules()?;
-        let create = |back_end| {
-            Firewall::create(&self.table, back_end, &log, self.config.max_open)
-        };
+        let create = |back_end| Firewall::create(&self.table, back_end, &log, self.config.max_open);
         match self.config.firewall {
             FirewallKind::Conntrack => create(BackEnd::Conntrack),
             FirewallKind::Nftables => create(BackEnd::Nftables),

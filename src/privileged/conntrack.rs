@@ -25,11 +25,16 @@ use super::{Request, Spend};
 
 /// Conntrack's helpers and the protocol of the connections that each is for, the shortest time of its policy first: 3, 30,
 /// 180, 180, 300 and 300 seconds. The first two are for IPv4 alone.
-const HELPERS: [(&str, u8); 6] =
-    [("netbios-ns", UDP), ("snmp", UDP), ("amanda", UDP), ("sip", UDP), ("tftp", UDP), ("ftp", TCP)];
+const HELPERS: [(&str, u8); 6] = [
+    ("netbios-ns", UDP),
+    ("snmp", UDP),
+    ("amanda", UDP),
+    ("sip", UDP),
+    ("tftp", UDP),
+    ("ftp", TCP),
+];
 /// The modules that have them, for whoever has none.
-pub(super) const MODULES: &str =
-    "nf_conntrack_netbios_ns, nf_conntrack_snmp, nf_conntrack_amanda, nf_conntrack_sip, nf_conntrack_tftp, nf_conntrack_ftp";
+pub(super) const MODULES: &str = "nf_conntrack_netbios_ns, nf_conntrack_snmp, nf_conntrack_amanda, nf_conntrack_sip, nf_conntrack_tftp, nf_conntrack_ftp";
 
 const UDP: u8 = 17;
 const TCP: u8 = 6;
@@ -90,9 +95,8 @@ impl Expectations {
     pub(super) fn new(netlink: &mut Netlink) -> Result<Option<Self>, Errno> {
         let mut new =
             Self { helpers: [None; 2], process: std::process::id(), slot: 0, open: Vec::new() };
-        for (family, any) in [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
-            .into_iter()
-            .enumerate()
+        for (family, any) in
+            [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()].into_iter().enumerate()
         {
             for (name, protocol) in HELPERS {
                 let helper = Helper { name, protocol };
@@ -192,10 +196,7 @@ impl Expectations {
         let old = self.open.get(at).filter(|old| old.request.spend == request.spend);
         let (client, slot) = (request.address, old.ok_or(Errno::EINVAL)?.slot);
         let master = self.master(self.helper(request)?, client, slot);
-        let longer = vec![
-            master.original(),
-            number(TIMEOUT, u32::from(request.seconds) + LONGER),
-        ];
+        let longer = vec![master.original(), number(TIMEOUT, u32::from(request.seconds) + LONGER)];
         let [_, with_time] = expectation(&master, request);
         let done = netlink.tell(&[
             told(NetfilterSubsystem::Conntrack, NEW, client, 0, longer),
@@ -266,9 +267,8 @@ impl Master {
 
 impl Request {
     fn is_for_the_same(&self, other: &Self) -> bool {
-        let key = |request: &Self| {
-            (request.address, request.destination, request.protocol, request.port)
-        };
+        let key =
+            |request: &Self| (request.address, request.destination, request.protocol, request.port);
         key(self) == key(other)
     }
 
@@ -287,8 +287,12 @@ fn expectation(master: &Master, request: &Request) -> [Vec<DefaultNla>; 2] {
     // Of the source, the address has to fit, the port need not. The destination has to fit anyway.
     let mask = tuple(EXPECT_MASK, (ones, 0), (ones, u16::MAX), request.protocol as u8);
     let flags = if request.spend == Spend::Any { PERMANENT } else { 0 };
-    let made =
-        vec![master.tuple(EXPECT_MASTER), request.tuple(EXPECT_TUPLE), mask, number(EXPECT_FLAGS, flags)];
+    let made = vec![
+        master.tuple(EXPECT_MASTER),
+        request.tuple(EXPECT_TUPLE),
+        mask,
+        number(EXPECT_FLAGS, flags),
+    ];
     let mut with_time = made.clone();
     with_time.push(number(EXPECT_TIMEOUT, request.seconds.into()));
     [made, with_time]

@@ -74,8 +74,8 @@ const SEEN_BURST: u32 = 8;
 
 /// nft's own note that the key of a set is a `tcp sequence`; without it, the set lists without a type.
 const TYPEOF_TCP_SEQUENCE: [u8; 34] = [
-    0, 4, 2, 0, 0, 0, 3, 26, 0, 4, 7, 0, 0, 0, 1, 18, 0, 4, 8, 0, 0, 0, 1, 4, 3, 0, 0, 0, 4, 4, 32, 0,
-    0, 0,
+    0, 4, 2, 0, 0, 0, 3, 26, 0, 4, 7, 0, 0, 0, 1, 18, 0, 4, 8, 0, 0, 0, 1, 4, 3, 0, 0, 0, 4, 4, 32,
+    0, 0, 0,
 ];
 /// nft's number of the data type `integer`.
 const INTEGER: u32 = 4;

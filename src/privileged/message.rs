@@ -163,7 +163,8 @@ impl Message {
             EXPECT => Self::Expect(numbers_in(bytes)),
             FORGET => Self::Forget(numbers_in(bytes)),
             KNOCK_PORTS => {
-                let ports: Result<_, _> = numbers_in(bytes).into_iter().map(u16::try_from).collect();
+                let ports: Result<_, _> =
+                    numbers_in(bytes).into_iter().map(u16::try_from).collect();
                 Self::KnockPorts(ports.ok()?)
             }
             END => Self::End,
@@ -280,7 +281,8 @@ fn numbers_into(bytes: &mut [u8; REQUEST_LEN], kind: u8, numbers: impl Iterator<
 
 fn numbers_in(bytes: &[u8; REQUEST_LEN]) -> Vec<u32> {
     let count = u16::from_be_bytes([bytes[2], bytes[3]]);
-    let numbers = bytes[HEADER_LEN..].as_chunks::<4>().0.iter().map(|four| u32::from_be_bytes(*four));
+    let numbers =
+        bytes[HEADER_LEN..].as_chunks::<4>().0.iter().map(|four| u32::from_be_bytes(*four));
     numbers.take(count.into()).collect()
 }
 
@@ -403,7 +405,10 @@ mod tests {
         };
         let open = Message::Open(V4).encode();
         refused(open, &[(0, 1), (0, 3), (1, 0), (1, 2), (1, 7), (2, 0), (2, 10), (3, 1), (3, 0)]);
-        refused(open, &[(8, 0), (8, 3), (9, 0), (9, 5), (10, 1), (20, 1), (31, 1), (36, 1), (48, 1)]);
+        refused(
+            open,
+            &[(8, 0), (8, 3), (9, 0), (9, 5), (10, 1), (20, 1), (31, 1), (36, 1), (48, 1)],
+        );
         refused(open, &[(511, 255)]);
         refused(Message::End.encode(), &[(2, 1), (511, 1)]);
         let expect = Message::Expect(vec![1]).encode();

@@ -155,11 +155,7 @@ pub(super) fn new_chain(
     })
 }
 
-pub(super) fn new_rule(
-    table: &str,
-    chain: &str,
-    expressions: Vec<Expression>,
-) -> NfTablesMessage {
+pub(super) fn new_rule(table: &str, chain: &str, expressions: Vec<Expression>) -> NfTablesMessage {
     NfTablesMessage::NewRule(RuleMessage {
         attributes: vec![
             RuleAttribute::Table(table.to_owned()),

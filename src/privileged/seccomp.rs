@@ -21,7 +21,8 @@ pub(super) fn confine() -> Result<(), Error> {
 }
 
 fn filter(arch: TargetArch) -> Result<BpfProgram, BackendError> {
-    SeccompFilter::new(listed()?, SeccompAction::KillProcess, SeccompAction::Allow, arch)?.try_into()
+    SeccompFilter::new(listed()?, SeccompAction::KillProcess, SeccompAction::Allow, arch)?
+        .try_into()
 }
 
 /// What the loop needs: its pipes, the kernel, its complaint, memory that is never executable, the clock, the end.

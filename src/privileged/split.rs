@@ -76,9 +76,7 @@ fn be_the_helper(
     replies: OwnedFd,
 ) -> ! {
     let life = catch_unwind(AssertUnwindSafe(|| {
-        if let Err(reason) =
-            settle(&mut firewall, requests, replies).and_then(|()| confine(ids))
-        {
+        if let Err(reason) = settle(&mut firewall, requests, replies).and_then(|()| confine(ids)) {
             // To the daemon, which reports it as the reason why it does not start.
             let _ = write(stdout(), reason.as_bytes());
             return 1;
@@ -96,7 +94,10 @@ fn live(firewall: &mut Firewall, limits: &Limits) -> i32 {
         ready.and_then(|_| answer_requests((stdin(), stdout()), firewall, limits))
     }));
     if let Err(errno) = firewall.close_all() {
-        super::complain(&format_args!("cannot close what is open before its time: {}", errno.desc()));
+        super::complain(&format_args!(
+            "cannot close what is open before its time: {}",
+            errno.desc()
+        ));
     }
     life.map_or(PANICKED, |ended| ended.inspect_err(|end| super::complain(end)).is_err().into())
 }

@@ -227,27 +227,10 @@ impl Site {
         self.net.client.can_connect(self.net.server.address(family), port, SOON)
     }
 
-    /// The elements of both sets of grants, as `nft` prints them; none where there is no table.
+    /// What is open: the expectations, as the kernel lists them.
     pub(crate) fn grants(&self) -> Vec<String> {
-        let mut grants = Vec::new();
-        for set in ["open4", "open6"] {
-            let listed = self
-                .net
-                .server
-                .command("nft")
-                .args(["list", "set", "inet", "knockknock", set])
-                .output();
-            let text = String::from_utf8(listed.unwrap().stdout).unwrap();
-            let elements = text
-                .split("elements = {")
-                .nth(1)
-                .and_then(|rest| rest.split('}').next())
-                .unwrap_or("");
-            grants.extend(
-                elements.split(',').map(|one| one.trim().to_owned()).filter(|one| !one.is_empty()),
-            );
-        }
-        grants
+        let listed = self.net.server.run(&["cat", "/proc/net/nf_conntrack_expect"]);
+        listed.lines().map(str::to_owned).collect()
     }
 
     /// Waits until nothing is open any more, which must be no later than `within`.

@@ -248,7 +248,8 @@ impl World {
                 "sent".to_owned()
             }
             ["listen-udp", port] => {
-                let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port.parse().unwrap())).unwrap();
+                let socket =
+                    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port.parse().unwrap())).unwrap();
                 std::thread::spawn(move || {
                     let mut bytes = [0; 16];
                     while let Ok((length, from)) = socket.recv_from(&mut bytes) {
@@ -354,7 +355,8 @@ fn send_packet(from: SocketAddr, to: SocketAddr, flags: u8, seq: u32, ack: u32) 
         IpAddr::V6(v6) => v6.octets().to_vec(),
     };
     let summed = [octets(from), octets(to), vec![0, 6, 0, 20], segment.clone()].concat();
-    let mut sum: u32 = summed.as_chunks::<2>().0.iter().map(|two| u32::from(u16::from_be_bytes(*two))).sum();
+    let mut sum: u32 =
+        summed.as_chunks::<2>().0.iter().map(|two| u32::from(u16::from_be_bytes(*two))).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

@@ -63,8 +63,8 @@ fn the_helper_has_two_pipes_two_netlink_sockets_and_stderr() {
         .filter(|(number, _)| number != "2")
         .collect();
     descriptors.sort();
-    let expected =
-        [("0", "pipe"), ("1", "pipe"), ("3", "socket"), ("4", "socket")].map(|(n, k)| (n.to_owned(), k.to_owned()));
+    let expected = [("0", "pipe"), ("1", "pipe"), ("3", "socket"), ("4", "socket")]
+        .map(|(n, k)| (n.to_owned(), k.to_owned()));
     assert_eq!(descriptors, expected);
     // The daemon has no way to the firewall left.
     let sockets = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().filter(|entry| {

@@ -140,7 +140,8 @@ fn only_an_address_of_this_host_now_is_a_destination_and_none_is_a_client() {
         let order = format!("open {client} 22 600 {address}");
         assert_eq!(scene.daemon.ask(&order), "Ok(NotOurs)", "on the link, but another host's");
         let change = |what| {
-            let nodad: &[&str] = if client == CLIENT[1] && what == "add" { &["nodad"] } else { &[] };
+            let nodad: &[&str] =
+                if client == CLIENT[1] && what == "add" { &["nodad"] } else { &[] };
             let host = format!("{address}/{}", if client == CLIENT[0] { 24 } else { 64 });
             scene.net.server.run(&[&["ip", "addr", what, &host, "dev", "s0"], nodad].concat());
         };

@@ -6,7 +6,7 @@ use std::fs;
 use crate::agent::Agent;
 use crate::net::{CLIENT, Net, SERVER, until};
 
-const TABLE: &str = "knockknock";
+const NFTABLES: &str = "nftables:knockknock";
 
 /// What `neighbours` says of one of them.
 #[derive(Debug, PartialEq)]
@@ -54,7 +54,7 @@ fn lives_beside(firewall: &Firewall) {
     let sh = |script: &str| net.server.run(&["sh", "-ec", script]);
     sh(&firewall.start);
     let (mut daemon, mut client) = (net.server.agent(), net.client.agent());
-    daemon.split(TABLE);
+    daemon.split(NFTABLES);
     daemon.ask("listen 22");
 
     let found = neighbours(&mut daemon);
@@ -167,7 +167,7 @@ fn lives_beside_ufw() {
 fn a_host_without_another_firewall_has_no_neighbours() {
     let net = Net::new();
     let mut agent = net.server.agent();
-    agent.split(TABLE);
+    agent.split(NFTABLES);
     assert_eq!(neighbours(&mut agent), []);
     net.server
         .nft("add table ip nat; add chain ip nat c { type nat hook prerouting priority -100; }");

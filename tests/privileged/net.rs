@@ -141,13 +141,14 @@ impl Namespace {
 
     /// The elements of both sets of table `name`: address, port, seconds left.
     pub(crate) fn grants(&self, name: &str) -> Vec<(String, u64, u64)> {
-        let listed: Value =
-            serde_json::from_str(&self.run(&["nft", "-j", "list", "table", "inet", name])).unwrap();
-        let sets =
-            listed["nftables"].as_array().unwrap().iter().filter_map(|object| object.get("set"));
-        let elements = sets
-            .filter_map(|set| set.get("elem"))
-            .flat_map(|list| list.as_array().unwrap().clone());
+        // Not the table: nft 1.0.6 uses freed memory when it prints a table's flags as JSON.
+        let set = |set| self.run(&["nft", "-j", "list", "set", "inet", name, set]);
+        let elements = ["open4", "open6"].into_iter().flat_map(|name| {
+            let listed: Value = serde_json::from_str(&set(name)).unwrap();
+            let objects = listed["nftables"].as_array().unwrap().clone();
+            objects.into_iter().filter_map(|object| object["set"].get("elem").cloned())
+        });
+        let elements = elements.flat_map(|list| list.as_array().unwrap().clone());
         elements
             .map(|element| {
                 let element = &element["elem"];
@@ -178,8 +179,11 @@ pub(crate) struct Kmsg {
 impl Kmsg {
     pub(crate) fn from_now() -> Self {
         let nonblocking = nix::libc::O_NONBLOCK;
-        let file =
-            std::fs::File::options().read(true).custom_flags(nonblocking).open("/dev/kmsg").unwrap();
+        let file = std::fs::File::options()
+            .read(true)
+            .custom_flags(nonblocking)
+            .open("/dev/kmsg")
+            .unwrap();
         nix::unistd::lseek(&file, 0, nix::unistd::Whence::SeekEnd).unwrap();
         Self { file, lines: Vec::new() }
     }
@@ -191,7 +195,8 @@ impl Kmsg {
             match self.file.read(&mut record) {
                 Ok(length) => {
                     let record = String::from_utf8_lossy(&record[..length]).into_owned();
-                    self.lines.extend(record.split_once(';').map(|(_, text)| text.trim_end().to_owned()));
+                    self.lines
+                        .extend(record.split_once(';').map(|(_, text)| text.trim_end().to_owned()));
                 }
                 Err(error) if error.raw_os_error() == Some(nix::libc::EPIPE) => {}
                 Err(_) => break,

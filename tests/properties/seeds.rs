@@ -1,6 +1,8 @@
 //! Inputs to begin with: the vectors in `tests/vectors`, and what has no vector but a form that chance would not find.
 
-use knockknock::privileged::{Protocol, Reply, Request};
+use std::net::IpAddr;
+
+use knockknock::privileged::{Message, Protocol, Reply, Request, Spend};
 use serde_json::Value;
 
 use crate::boundary::profile::END_OF_FILE;
@@ -37,7 +39,7 @@ const CONFIGS: [&str; 6] = [
     "",
     "[main]\ndelay=15\nerror_window=20\n",
     "[main]\ndelay = 43200\nerror_window = 10000\nlog_prefix = \"KNOCK: \"\nlog = \"/var/log/kern.log\"\n\
-     firewall = \"iptables\"\nuser = \"knockknock\"\nallow = [\"tcp/22\", \"udp/60000-61000\", 'tcp/1-65535']\n\
+     firewall = \"conntrack\"\nuser = \"knockknock\"\nallow = [\"tcp/22\", \"udp/60000-61000\", 'tcp/1-65535']\n\
      ipv4 = true\nipv6 = false\nmax_open = 65536\nmax_open_per_source = 65536\n",
     "# a comment\n[main]\nlog = 'kmsg' # and another\nlog_prefix = \"\\u00e9 \\\\ \\\" \"\nmax_open = 16\n",
     "[main]\ndelay = fifteen\n",
@@ -144,14 +146,8 @@ fn knocks() -> Vec<Vec<u8>> {
 
 /// As `boundary::message` reads them.
 fn messages() -> Vec<Vec<u8>> {
-    let any_tcp = [&[1, 7, 3, 0, 0, 60][..], &[192, 0, 2, 1], &[0x20; 16]].concat();
-    let listed = [
-        &[0, 2, 1, 2, 0, 15][..],
-        &[0, 0, 22, 0, 22, 1, 0xea, 0x60, 0xee, 0x48],
-        &[192, 0, 2, 1],
-        &[0x20; 16],
-    ]
-    .concat();
+    let any_tcp = vec![1, 7, 3, 0, 0, 60];
+    let listed = [&[0, 2, 1, 2, 0, 15][..], &[0, 0, 22, 0, 22, 1, 0xea, 0x60, 0xee, 0x48]].concat();
     let mut messages = vec![any_tcp.clone(), listed.clone()];
     let addresses = [
         "192.0.2.7",
@@ -170,20 +166,31 @@ fn messages() -> Vec<Vec<u8>> {
     ];
     for address in addresses {
         for (protocol, port) in [(Protocol::Tcp, 22), (Protocol::Udp, 60_000)] {
-            let address = address.parse().unwrap();
-            let request = Request { address, protocol, port, seconds: 15 }.encode();
-            messages.push([&any_tcp[..], &[1], &request].concat());
-            messages.push([&listed[..], &[1], &request, &[9], &request, &[20], &request].concat());
+            let address: IpAddr = address.parse().unwrap();
+            let own = if address.is_ipv4() { "192.0.2.1" } else { "2001:db8::1" };
+            let destination = own.parse().unwrap();
+            let spend = Spend::Any;
+            let request = Request { address, destination, protocol, port, seconds: 15, spend };
+            let [open, close] =
+                [Message::Open(request), Message::Close(request)].map(|m| m.encode());
+            messages.push([&any_tcp[..], &[1], &open].concat());
+            messages.push([&listed[..], &[1], &open, &[9], &close, &[20], &open].concat());
         }
     }
     let hosts = (1..=9_u8).map(|host| Request {
         address: [192, 0, 2, host].into(),
+        destination: [198, 51, 100, 1].into(),
         protocol: Protocol::Tcp,
         port: 22 + u16::from(host % 4),
         seconds: 60,
+        spend: Spend::One,
     });
-    let many = hosts.flat_map(|request| [&[1], &request.encode()[..]].concat());
+    let many = hosts.flat_map(|request| [&[1], &Message::Open(request).encode()[..]].concat());
     messages.push([any_tcp.clone(), many.collect()].concat());
+    let numbers = [Message::Expect((0..127).collect()), Message::Forget(vec![7]), Message::End];
+    for message in numbers.into_iter().chain([Message::KnockPorts(vec![666, 65_535])]) {
+        messages.push([&any_tcp[..], &[1], &message.encode()].concat());
+    }
     let replies = [Reply::Ready, Reply::Full, Reply::Failed(-7)].map(Reply::encode).concat();
     messages.push([&any_tcp[..], &[1], &replies].concat());
     messages

@@ -59,8 +59,9 @@ fn is_a_service(text: ServiceText) {
 fn written(config: &Config) -> String {
     let services = |allow: &Vec<ServiceText>| toml::list(allow.iter().map(ToString::to_string));
     let firewall = match config.firewall {
+        FirewallKind::Auto => "\"auto\"",
+        FirewallKind::Conntrack => "\"conntrack\"",
         FirewallKind::Nftables => "\"nftables\"",
-        FirewallKind::Iptables => "\"iptables\"",
     };
     toml::file(&[
         ("delay", Some(config.delay.to_string())),

@@ -1,11 +1,11 @@
-//! What reaches the process that holds a privilege: 24 bytes at a time, here from a daemon that has been taken over.
+//! What reaches the process that holds a privilege: 512 bytes at a time, here from a daemon that has been taken over.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use knockknock::privileged::{
-    Grants, Limits, Protocol, REPLY_LEN, REQUEST_LEN, Reply, Request, Service,
+    Grants, Limits, MAX_NUMBERS, Message, Protocol, REPLY_LEN, REQUEST_LEN, Reply, Request, Service,
 };
 
 use super::input::Input;
@@ -22,7 +22,15 @@ pub(crate) fn holds(bytes: &[u8]) -> bool {
         now += Duration::from_secs(input.u8().into());
         let message: [u8; REQUEST_LEN] = input.array();
         reply(message);
-        let Some(request) = request(message) else { continue };
+        let request = match decoded(message) {
+            Some(Message::Open(request)) => request,
+            Some(Message::Close(request)) => {
+                grants.forget(&request);
+                open.remove(&key(&request));
+                continue;
+            }
+            _ => continue,
+        };
         let checked = limits.check(&request);
         assert_eq!(checked.is_ok(), is_within(&limits, message), "{checked:?} of {message:?}");
         if checked.is_ok() {
@@ -42,29 +50,47 @@ fn limits(input: &mut Input<'_>) -> Limits {
         last_port: input.u16(),
     };
     let services = (0..services % 4).map(|_| service(input)).collect();
-    let own_addresses = vec![IpAddr::from(input.array::<4>()), IpAddr::from(input.array::<16>())];
     Limits {
         allow: (flags & 1 == 0).then_some(services),
         max_seconds,
         max_open: usize::from(max_open % 8),
         max_open_per_source: usize::from(max_open_per_source % 4),
-        own_addresses,
         ipv4: flags & 2 == 0,
         ipv6: flags & 4 == 0,
     }
 }
 
-/// The message as a request. It has one form in bytes, and this is what the form is.
-fn request(message: [u8; REQUEST_LEN]) -> Option<Request> {
-    let is_one = message[0] == 1
-        && message[1] == 1
-        && (message[2] == 6 || message[2] == 4 && message[12..] == [0; 12])
-        && (message[3] == 6 || message[3] == 17);
-    let request = Request::decode(&message);
-    assert_eq!(request.is_some(), is_one, "{message:?}");
-    let request = request?;
-    assert_eq!(request.encode(), message);
-    Some(request)
+/// The message decoded. It has one form in bytes, and this is what the form is.
+fn decoded(bytes: [u8; REQUEST_LEN]) -> Option<Message> {
+    let count = usize::from(u16::from_be_bytes([bytes[2], bytes[3]]));
+    let is_address = |family: u8, at: usize| {
+        family == 6 || family == 4 && bytes[at + 4..at + 16].iter().all(|byte| *byte == 0)
+    };
+    let ends_at = |end: usize| bytes[end..].iter().all(|byte| *byte == 0);
+    let is_one = bytes[0] == 2
+        && match bytes[1] {
+            1 | 3 => {
+                (bytes[3] == 6 || bytes[3] == 17)
+                    && (bytes[8] == 1 || bytes[8] == 2)
+                    && bytes[10..16] == [0; 6]
+                    && is_address(bytes[2], 16)
+                    && is_address(bytes[9], 32)
+                    && ends_at(48)
+            }
+            2 => ends_at(2),
+            kind @ 4..=6 => {
+                let ports = (0..count.min(MAX_NUMBERS)).map(|nth| &bytes[4 + 4 * nth..6 + 4 * nth]);
+                count <= MAX_NUMBERS
+                    && ends_at(4 + 4 * count)
+                    && (kind < 6 || ports.into_iter().all(|high| high == [0; 2]))
+            }
+            _ => false,
+        };
+    let message = Message::decode(&bytes);
+    assert_eq!(message.is_some(), is_one, "{bytes:?}");
+    let message = message?;
+    assert_eq!(message.encode(), bytes);
+    Some(message)
 }
 
 /// What arrives the other way has one form too.
@@ -78,7 +104,8 @@ fn reply(message: [u8; REQUEST_LEN]) {
 
 /// The limits said a second time, from the bytes of the message: nothing of the decoding is taken on trust.
 fn is_within(limits: &Limits, message: [u8; REQUEST_LEN]) -> bool {
-    let [_, _, family, protocol, p0, p1, s0, s1, address @ ..] = message;
+    let [_, _, family, protocol, p0, p1, s0, s1, _, destination_family, ..] = message;
+    let bytes = |at: usize| <[u8; 16]>::try_from(&message[at..at + 16]).unwrap();
     let (port, seconds) = (u16::from_be_bytes([p0, p1]), u16::from_be_bytes([s0, s1]));
     let tcp = protocol == 6;
     let listed = match &limits.allow {
@@ -89,43 +116,49 @@ fn is_within(limits: &Limits, message: [u8; REQUEST_LEN]) -> bool {
                 && port <= service.last_port
         }),
     };
-    let is_own = |own: &IpAddr| match own {
-        IpAddr::V4(own) => family == 4 && own.octets() == address[..4],
-        IpAddr::V6(own) => family == 6 && own.octets() == address,
-    };
-    let one_other_host = if family == 4 {
-        // 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4, 255.255.255.255
-        limits.ipv4
-            && address[0] != 0
-            && address[0] != 127
-            && address[0] & 0xf0 != 0xe0
-            && address[..4] != [255; 4]
-    } else {
-        // ::/127, ff00::/8, ::ffff:0:0/96
-        let number = u128::from_be_bytes(address);
-        limits.ipv6 && number > 1 && address[0] != 0xff && number >> 32 != 0xffff
+    let one_host = |family: u8, address: [u8; 16]| {
+        if family == 4 {
+            // 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4, 255.255.255.255
+            address[0] != 0
+                && address[0] != 127
+                && address[0] & 0xf0 != 0xe0
+                && address[..4] != [255; 4]
+        } else {
+            // ::/127, ff00::/8, ::ffff:0:0/96
+            let number = u128::from_be_bytes(address);
+            number > 1 && address[0] != 0xff && number >> 32 != 0xffff
+        }
     };
     listed
         && port > 0
         && seconds > 0
         && seconds <= limits.max_seconds
-        && one_other_host
-        && !limits.own_addresses.iter().any(is_own)
+        && (if family == 4 { limits.ipv4 } else { limits.ipv6 })
+        && one_host(family, bytes(16))
+        && destination_family == family
+        && one_host(family, bytes(32))
+        && bytes(16) != bytes(32)
+}
+
+type Key = (IpAddr, IpAddr, Protocol, u16);
+
+fn key(request: &Request) -> Key {
+    (request.address, request.destination, request.protocol, request.port)
 }
 
 /// Asks for room as the helper does, and keeps a record of its own of what is open: till when, by address and service.
 fn grant(
     grants: &mut Grants,
-    open: &mut BTreeMap<(IpAddr, Protocol, u16), Instant>,
+    open: &mut BTreeMap<Key, Instant>,
     limits: &Limits,
     request: &Request,
     now: Instant,
 ) -> bool {
     open.retain(|_, end| *end > now);
-    let of_source = |open: &BTreeMap<(IpAddr, Protocol, u16), _>| {
+    let of_source = |open: &BTreeMap<Key, Instant>| {
         open.keys().filter(|(address, ..)| *address == request.address).count()
     };
-    let key = (request.address, request.protocol, request.port);
+    let key = key(request);
     match grants.room_for(request, limits, now) {
         Ok(()) => {
             grants.record(request, now);
