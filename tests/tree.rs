@@ -185,7 +185,12 @@ const PRIVILEGED: &[Privileged] = &[
             "tuple",
             "told",
         ],
-        not_reached: &["Expectations::new", "Expectations::helpers", "Expectations::try_out"],
+        not_reached: &[
+            "Expectations::new",
+            "Expectations::helpers",
+            "Expectations::find",
+            "Expectations::try_out",
+        ],
     },
     Privileged {
         file: "src/privileged/route.rs",

@@ -83,9 +83,9 @@ impl Setup {
     }
 
     /// What anybody may be granted, by root's word alone.
-    pub(super) fn limits(&self) -> Result<Limits, Failure> {
+    pub(super) fn limits(&self) -> Limits {
         let config = &self.config;
-        Ok(Limits {
+        Limits {
             allow: config
                 .allow
                 .as_ref()
@@ -95,12 +95,12 @@ impl Setup {
             max_open_per_source: config.max_open_per_source,
             ipv4: config.ipv4,
             ipv6: config.ipv6,
-        })
+        }
     }
 
     /// The firewall, ready to be handed to the helper.
     pub(super) fn firewall(&self) -> Result<Firewall, Failure> {
-        let log = self.log_rules()?;
+        let log = Self::log_rules()?;
         let create = |back_end| Firewall::create(&self.table, back_end, &log, self.config.max_open);
         match self.config.firewall {
             FirewallKind::Conntrack => create(BackEnd::Conntrack),
@@ -117,7 +117,7 @@ impl Setup {
     }
 
     /// What our table logs. The prefixes are another's at each start: another daemon's lines are never taken for ours.
-    fn log_rules(&self) -> Result<LogRules, Failure> {
+    fn log_rules() -> Result<LogRules, Failure> {
         let mut random = [0; 4];
         File::open("/dev/urandom")
             .and_then(|mut file| file.read_exact(&mut random))

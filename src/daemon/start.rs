@@ -27,7 +27,7 @@ use crate::privileged::{self, Ids, Limits};
 pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
     let _lock = lock(setup)?;
     let user = setup.user()?;
-    let limits = setup.limits()?;
+    let limits = setup.limits();
 
     // The helper comes first: it must never have had a profile, a key or a log in its memory.
     let firewall = setup.firewall()?;

@@ -67,8 +67,10 @@ const LASTS: u32 = 2 | 4 | 8;
 /// The expectations of this process.
 #[derive(Debug)]
 pub(super) struct Expectations {
-    /// For IPv4 and for IPv6.
-    helpers: [Option<Helper>; 2],
+    /// The helper for IPv4,
+    v4: Option<Helper>,
+    /// and for IPv6.
+    v6: Option<Helper>,
     process: u32,
     slot: u16,
     open: Vec<Open>,
@@ -90,33 +92,34 @@ struct Open {
 }
 
 impl Expectations {
-    /// Finds the conntrack helpers to use, by making a master with each. `None`: this kernel has none, or not for both of
-    /// the families that are asked for.
+    /// Finds the conntrack helpers to use, by making a master with each. `None`: this kernel has none, for no family.
     pub(super) fn new(netlink: &mut Netlink) -> Result<Option<Self>, Errno> {
         let mut new =
-            Self { helpers: [None; 2], process: std::process::id(), slot: 0, open: Vec::new() };
-        for (family, any) in
-            [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()].into_iter().enumerate()
-        {
-            for (name, protocol) in HELPERS {
-                let helper = Helper { name, protocol };
-                match new.try_out(netlink, helper, any) {
-                    Ok(()) => new.helpers[family] = Some(helper),
-                    Err(Errno::EPERM) => return Err(Errno::EPERM),
-                    Err(_) => continue,
-                }
-                break;
+            Self { v4: None, v6: None, process: std::process::id(), slot: 0, open: Vec::new() };
+        new.v4 = new.find(netlink, Ipv4Addr::UNSPECIFIED.into())?;
+        new.v6 = new.find(netlink, Ipv6Addr::UNSPECIFIED.into())?;
+        Ok(new.v4.or(new.v6).is_some().then_some(new))
+    }
+
+    /// The first helper that works for addresses like `any`.
+    fn find(&self, netlink: &mut Netlink, any: IpAddr) -> Result<Option<Helper>, Errno> {
+        for (name, protocol) in HELPERS {
+            let helper = Helper { name, protocol };
+            match self.try_out(netlink, helper, any) {
+                Ok(()) => return Ok(Some(helper)),
+                Err(Errno::EPERM) => return Err(Errno::EPERM),
+                Err(_) => {}
             }
         }
-        Ok(new.helpers.iter().any(Option::is_some).then_some(new))
+        Ok(None)
     }
 
     /// The helpers for IPv4 and IPv6, by name.
     pub(super) fn helpers(&self) -> [Option<&'static str>; 2] {
-        self.helpers.map(|helper| helper.map(|helper| helper.name))
+        [self.v4, self.v6].map(|helper| helper.map(|helper| helper.name))
     }
 
-    fn try_out(&mut self, netlink: &mut Netlink, helper: Helper, any: IpAddr) -> Result<(), Errno> {
+    fn try_out(&self, netlink: &mut Netlink, helper: Helper, any: IpAddr) -> Result<(), Errno> {
         let master = self.master(helper, any, self.slot);
         let make = told(NetfilterSubsystem::Conntrack, NEW, any, NEW_ONLY, master.made(LONGER));
         let take = told(NetfilterSubsystem::Conntrack, DELETE, any, 0, vec![master.original()]);
@@ -217,7 +220,8 @@ impl Expectations {
     }
 
     fn helper(&self, request: &Request) -> Result<Helper, Errno> {
-        self.helpers[usize::from(request.address.is_ipv6())].ok_or(Errno::EAFNOSUPPORT)
+        let helper = if request.address.is_ipv4() { self.v4 } else { self.v6 };
+        helper.ok_or(Errno::EAFNOSUPPORT)
     }
 
     fn master(&self, helper: Helper, like: IpAddr, slot: u16) -> Master {

@@ -105,7 +105,7 @@ pub(super) fn limit_to_one() -> Expression {
 }
 
 /// Puts `key` into `set` with a `limit` of its own, or finds it there; matches while that limit does.
-pub(super) fn update(set: &str, key: Register, limit: Expression) -> Expression {
+pub(super) fn update(set: &str, key: Register, limit: &Expression) -> Expression {
     const UPDATE: u32 = 1;
     let mut expression = vec![0; limit.value_len()];
     limit.emit_value(&mut expression);

@@ -142,7 +142,7 @@ fn expected(rules: &LogRules) -> Vec<Expression> {
     rule.extend(is_local());
     rule.extend([
         payload_load(Base::Transport, SEQUENCE_OFFSET, 4, r1),
-        update(SEEN, r1, limit(SEEN_PER_SECOND, 1, SEEN_BURST)),
+        update(SEEN, r1, &limit(SEEN_PER_SECOND, 1, SEEN_BURST)),
         log(&rules.knock_prefix, LOG_SYN),
         accept(),
     ]);

@@ -295,7 +295,10 @@ fn a_thousand_grants_are_open_at_once_and_closing_makes_room() {
     let said = scene.daemon.ask("open-many 1024 600");
     println!("open: {said}");
     assert!(said.starts_with("1024 Ok(Opened)"), "{said}");
-    assert_eq!((scene.expectations(), masters(&scene.net.server)), (1024, 1024));
+    // A list that is read while other entries come and go may miss one, so it may take another look.
+    until(5, "1,024 of each", || {
+        (scene.expectations(), masters(&scene.net.server)) == (1024, 1024)
+    });
     assert_eq!(scene.daemon.ask("end"), "exit status 0");
     assert_eq!((scene.expectations(), masters(&scene.net.server)), (0, 0));
 
@@ -319,7 +322,9 @@ fn too_many_expectations_are_refused_and_said() {
     let scene = &mut Scene::beside(Net::new(), "many:knockknock");
     let said = scene.daemon.ask(&format!("open-many {} 600", most + 10));
     assert!(said.starts_with(&format!("{} Ok(Failed({}))", most + 1, nix::libc::EMFILE)), "{said}");
-    assert_eq!((scene.expectations(), masters(&scene.net.server)), (most, most));
+    until(5, "as many of each", || {
+        (scene.expectations(), masters(&scene.net.server)) == (most, most)
+    });
     assert_eq!(scene.daemon.close("10.78.0.1", 22), "Ok(Done)");
     assert_eq!(scene.daemon.ask("open 192.0.2.7 22 600"), "Ok(Opened)");
 }
