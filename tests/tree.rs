@@ -228,9 +228,10 @@ const PRIVILEGED: &[Privileged] = &[
     },
 ];
 
-/// How many lines of code those functions may have in all, and the loop itself. The aim was 250; netlink without exec, its
-/// answers read and checked one by one, takes 83 of them, and is worth more than what it replaces.
-const BUDGET: usize = 290;
+/// How many lines of code those functions may have in all, and the loop itself. The aim was 250. What the kernel is told is
+/// written out attribute by attribute, which takes most of them: no crate has expectations, and no program is run. The back
+/// end that ran one, and was not counted here, is gone.
+const BUDGET: usize = 680;
 const LOOP_BUDGET: usize = 18;
 
 fn root() -> &'static Path {

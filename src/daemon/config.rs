@@ -94,11 +94,13 @@ impl FromStr for FirewallKind {
             "auto" => Ok(Self::Auto),
             "conntrack" => Ok(Self::Conntrack),
             "nftables" => Ok(Self::Nftables),
-            "iptables" => Err("firewall = \"iptables\" is gone; remove the line: \"conntrack\", the default, opens \
+            "iptables" => Err(
+                "the back end iptables is gone; remove the line: conntrack, the default, opens \
                  ports in any firewall that accepts ESTABLISHED,RELATED, made by iptables or not"
-                .into()),
+                    .into(),
+            ),
             _ => Err(format!(
-                "firewall is {text:?}; it may be \"auto\", \"conntrack\" or \"nftables\""
+                "there is no back end {text:?}; firewall may be auto, conntrack or nftables"
             )),
         }
     }
@@ -307,7 +309,7 @@ mod tests {
             ("[main]\nallow = [\"udp/53\"]\n", "allow names no TCP port"),
             ("[main]\nallow = [\"ssh\"]\n", "ssh"),
             ("[main]\nfirewall = \"pf\"\n", "pf"),
-            ("[main]\nfirewall = \"iptables\"\n", "remove the line: \"conntrack\", the default"),
+            ("[main]\nfirewall = \"iptables\"\n", "remove the line: conntrack, the default"),
             ("[main]\nlog_prefix = \"\"\n", "log_prefix"),
         ] {
             let error = Config::parse(text.as_bytes()).unwrap_err();

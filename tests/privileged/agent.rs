@@ -160,44 +160,6 @@ impl World {
                 let request = request(address, port, seconds, more);
                 format!("{:?}", self.helper.as_mut().unwrap().ask_close(&request))
             }
-            // Grants for as many clients, and the first reply that is another.
-            ["open-many", count, seconds] => {
-                let helper = self.helper.as_mut().unwrap();
-                let first = u32::from_be_bytes([10, 78, 0, 0]);
-                let (mut replies, mut times) = (Vec::new(), Vec::new());
-                for nth in 0..count.parse().unwrap() {
-                    let address = std::net::Ipv4Addr::from(first + nth).to_string();
-                    let request = request(&address, "22", seconds, &["any"]);
-                    let start = Instant::now();
-                    replies.push(helper.ask_open(&request));
-                    times.push(start.elapsed());
-                    if replies.last() != Some(&Ok(Reply::Opened)) {
-                        break;
-                    }
-                }
-                times.sort();
-                format!(
-                    "{} {:?} median {:?}",
-                    replies.len(),
-                    replies.last().unwrap(),
-                    times[times.len() / 2]
-                )
-            }
-            ["expect", ref numbers @ ..] => self.numbers(numbers, Helper::ask_expect),
-            ["forget", ref numbers @ ..] => self.numbers(numbers, Helper::ask_forget),
-            // Numbers from `first` on, far apart.
-            ["expect-many", first, count] => {
-                let (first, count): (u32, u32) = (first.parse().unwrap(), count.parse().unwrap());
-                let numbers: Vec<u32> =
-                    (first..first + count).map(|nth| nth.wrapping_mul(2_654_435_761)).collect();
-                let start = Instant::now();
-                let reply = self.helper.as_mut().unwrap().ask_expect(&numbers);
-                format!("{reply:?} {:?}", start.elapsed())
-            }
-            ["knock-ports", ref ports @ ..] => {
-                let ports: Vec<u16> = ports.iter().map(|port| port.parse().unwrap()).collect();
-                format!("{:?}", self.helper.as_mut().unwrap().ask_knock_ports(&ports))
-            }
             ["neighbours"] => {
                 let found = neighbours().unwrap();
                 let lines: Vec<String> = found
@@ -274,6 +236,51 @@ impl World {
                 Ok(()) => "talked".to_owned(),
                 Err(error) => error.kind().to_string(),
             },
+            _ => self.ask_helper(words),
+        }
+    }
+
+    /// What is asked of the helper in numbers.
+    fn ask_helper(&mut self, words: &[&str]) -> String {
+        match *words {
+            // Grants for as many clients, and the first reply that is another.
+            ["open-many", count, seconds] => {
+                let helper = self.helper.as_mut().unwrap();
+                let first = u32::from_be_bytes([10, 78, 0, 0]);
+                let (mut replies, mut times) = (Vec::new(), Vec::new());
+                for nth in 0..count.parse().unwrap() {
+                    let address = std::net::Ipv4Addr::from(first + nth).to_string();
+                    let request = request(&address, "22", seconds, &["any"]);
+                    let start = Instant::now();
+                    replies.push(helper.ask_open(&request));
+                    times.push(start.elapsed());
+                    if replies.last() != Some(&Ok(Reply::Opened)) {
+                        break;
+                    }
+                }
+                times.sort();
+                format!(
+                    "{} {:?} median {:?}",
+                    replies.len(),
+                    replies.last().unwrap(),
+                    times[times.len() / 2]
+                )
+            }
+            ["expect", ref numbers @ ..] => self.numbers(numbers, Helper::ask_expect),
+            ["forget", ref numbers @ ..] => self.numbers(numbers, Helper::ask_forget),
+            // Numbers from `first` on, far apart.
+            ["expect-many", first, count] => {
+                let (first, count): (u32, u32) = (first.parse().unwrap(), count.parse().unwrap());
+                let numbers: Vec<u32> =
+                    (first..first + count).map(|nth| nth.wrapping_mul(2_654_435_761)).collect();
+                let start = Instant::now();
+                let reply = self.helper.as_mut().unwrap().ask_expect(&numbers);
+                format!("{reply:?} {:?}", start.elapsed())
+            }
+            ["knock-ports", ref ports @ ..] => {
+                let ports: Vec<u16> = ports.iter().map(|port| port.parse().unwrap()).collect();
+                format!("{:?}", self.helper.as_mut().unwrap().ask_knock_ports(&ports))
+            }
             _ => format!("what is {words:?}?"),
         }
     }

@@ -21,8 +21,8 @@ pub(crate) fn holds(bytes: &[u8]) -> bool {
     while !input.is_empty() {
         now += Duration::from_secs(input.u8().into());
         let message: [u8; REQUEST_LEN] = input.array();
-        reply(message);
-        let request = match decoded(message) {
+        reply(&message);
+        let request = match decoded(&message) {
             Some(Message::Open(request)) => request,
             Some(Message::Close(request)) => {
                 grants.forget(&request);
@@ -32,7 +32,7 @@ pub(crate) fn holds(bytes: &[u8]) -> bool {
             _ => continue,
         };
         let checked = limits.check(&request);
-        assert_eq!(checked.is_ok(), is_within(&limits, message), "{checked:?} of {message:?}");
+        assert_eq!(checked.is_ok(), is_within(&limits, &message), "{checked:?} of {message:?}");
         if checked.is_ok() {
             granted |= grant(&mut grants, &mut open, &limits, &request, now);
         }
@@ -61,7 +61,7 @@ fn limits(input: &mut Input<'_>) -> Limits {
 }
 
 /// The message decoded. It has one form in bytes, and this is what the form is.
-fn decoded(bytes: [u8; REQUEST_LEN]) -> Option<Message> {
+fn decoded(bytes: &[u8; REQUEST_LEN]) -> Option<Message> {
     let count = usize::from(u16::from_be_bytes([bytes[2], bytes[3]]));
     let is_address = |family: u8, at: usize| {
         family == 6 || family == 4 && bytes[at + 4..at + 16].iter().all(|byte| *byte == 0)
@@ -86,15 +86,15 @@ fn decoded(bytes: [u8; REQUEST_LEN]) -> Option<Message> {
             }
             _ => false,
         };
-    let message = Message::decode(&bytes);
+    let message = Message::decode(bytes);
     assert_eq!(message.is_some(), is_one, "{bytes:?}");
     let message = message?;
-    assert_eq!(message.encode(), bytes);
+    assert_eq!(message.encode(), *bytes);
     Some(message)
 }
 
 /// What arrives the other way has one form too.
-fn reply(message: [u8; REQUEST_LEN]) {
+fn reply(message: &[u8; REQUEST_LEN]) {
     for bytes in message.as_chunks::<REPLY_LEN>().0 {
         if let Some(reply) = Reply::decode(bytes) {
             assert_eq!(reply.encode(), *bytes);
@@ -103,8 +103,8 @@ fn reply(message: [u8; REQUEST_LEN]) {
 }
 
 /// The limits said a second time, from the bytes of the message: nothing of the decoding is taken on trust.
-fn is_within(limits: &Limits, message: [u8; REQUEST_LEN]) -> bool {
-    let [_, _, family, protocol, p0, p1, s0, s1, _, destination_family, ..] = message;
+fn is_within(limits: &Limits, message: &[u8; REQUEST_LEN]) -> bool {
+    let [_, _, family, protocol, p0, p1, s0, s1, _, destination_family, ..] = *message;
     let bytes = |at: usize| <[u8; 16]>::try_from(&message[at..at + 16]).unwrap();
     let (port, seconds) = (u16::from_be_bytes([p0, p1]), u16::from_be_bytes([s0, s1]));
     let tcp = protocol == 6;
