@@ -6,6 +6,7 @@
 //! daemon::source   a log source: a file or /dev/kmsg        -> lines
 //! daemon::line     one kernel log line                      -> syn::LoggedSyn
 //! layout::classic  the SYN's fields and a profile's keys    -> request and counter
+//! layout::receiver the counter's window, and the way back   -> does this knock open?
 //! counter          the counter is durable before anything happens
 //! daemon::policy   may this profile have this port?
 //! privileged       a fixed-size message through a pipe      -> the firewall, for some seconds

@@ -131,7 +131,7 @@ const PRIVILEGED: &[Privileged] = &[
     },
     Privileged {
         file: "src/privileged/grants.rs",
-        reached: &["Grants::new", "Grants::room_for", "Grants::record", "key_of"],
+        reached: &["Grants::new", "Grants::room_for", "Grants::record", "key_of", "source_of"],
         not_reached: &[],
     },
     Privileged {

@@ -58,7 +58,7 @@ pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
             let mut ports: Vec<_> = door.knock_ports().collect();
             ports.sort_unstable();
             for port in ports {
-                say("profile", format_args!("{:?} knocks on port {port}", door.profile_name(port)));
+                say("profile", format_args!("{} knocks on port {port}", door.profile_names(port)));
             }
             // Those were told of one by one.
             found.problems += broken + unreadable;

@@ -43,8 +43,10 @@ pub struct Config {
     pub ipv6: bool,
     /// How many grants may be open at once.
     pub max_open: usize,
-    /// How many grants one address may have open at once.
+    /// How many grants one address, or one /64 of IPv6, may have open at once.
     pub max_open_per_source: usize,
+    /// How many grants one profile may have open at once; more than `max_open` are never open.
+    pub max_open_per_profile: usize,
 }
 
 impl Default for Config {
@@ -61,6 +63,7 @@ impl Default for Config {
             ipv6: true,
             max_open: 1024,
             max_open_per_source: 16,
+            max_open_per_profile: 64,
         }
     }
 }
@@ -163,6 +166,7 @@ impl Config {
             config.max_open_per_source as u64,
             1..=config.max_open as u64,
         )?;
+        in_range("max_open_per_profile", config.max_open_per_profile as u64, 1..=65_536)?;
         // The kernel cuts a prefix at 127 bytes (NF_LOG_PREFIXLEN); a longer one would never be found.
         if config.log_prefix.is_empty()
             || config.log_prefix.len() > 127

@@ -3,7 +3,8 @@
 //! ```text
 //! cli, config, setup   what root says                      start      from root to a process that may only watch
 //! source, line         the log, and one line of it         sandbox    what that process may still do
-//! door, policy, wrong  what a SYN means                    watch      the loop
+//! door, guest, policy  what a SYN means                    watch      the loop
+//! meter, wrong         what strangers may cost             outcome    what came of it
 //! check                `--check`                           say        what is said, and how
 //! ```
 //!
@@ -14,9 +15,12 @@ mod cli;
 pub mod config;
 mod door;
 mod failure;
+mod guest;
 pub mod line;
+mod meter;
 #[cfg(feature = "misbehave")]
 mod misbehave;
+mod outcome;
 mod policy;
 mod sandbox;
 mod say;

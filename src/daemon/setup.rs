@@ -10,12 +10,13 @@ use nix::unistd::{User, geteuid};
 
 use super::cli::Args;
 use super::config::{Config, FirewallKind};
-use super::door::{Door, DoorError, Rules};
+use super::door::Door;
 use super::failure::Failure;
+use super::guest::Rules;
 use super::say;
 use super::source::{Choice, Opened};
 use crate::privileged::{Chain, Firewall, Ids, Limits, Table};
-use crate::profile::{self, ProfileFiles};
+use crate::profile::{self, ProfileError, ProfileFiles};
 
 const DEFAULT_USER: &str = "knockknock";
 const FALLBACK_USER: &str = "nobody";
@@ -138,7 +139,7 @@ impl Setup {
                 Ok(files) => profiles.push(files),
                 Err(error) => {
                     unreadable += 1;
-                    left_out(&DoorError::Profile(error));
+                    left_out(&error);
                 }
             }
         }
@@ -157,7 +158,9 @@ impl Setup {
                 files.dir()
             ));
         }
-        let rules = Rules { seconds: self.config.delay, error_window: self.config.error_window };
+        let Config { delay, error_window, max_open, max_open_per_profile, .. } = self.config;
+        let max_open_per_profile = max_open_per_profile.min(max_open);
+        let rules = Rules { seconds: delay, error_window, max_open_per_profile };
         let (door, broken) = Door::new(files, limits, rules);
         for error in &broken {
             left_out(error);
@@ -169,7 +172,7 @@ impl Setup {
     }
 }
 
-fn left_out(error: &DoorError) {
+fn left_out(error: &ProfileError) {
     say::event(format_args!("a profile is left out: {error}"));
 }
 

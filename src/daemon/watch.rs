@@ -10,9 +10,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 
-use super::door::{Door, Outcome, Told};
+use super::door::Door;
 use super::failure::Failure;
 use super::line::{self, NotASyn};
+use super::outcome::{Outcome, Told};
 use super::say;
 use super::source::{PortSet, Source};
 use crate::privileged::Helper;
@@ -48,7 +49,7 @@ impl Watch {
                 self = self.read(&knock_ports)?;
             }
             for (port, tally) in self.door.due(Instant::now()) {
-                say::event(format_args!("profile {:?}: {tally}", self.door.profile_name(port)));
+                say::event(format_args!("profile {}: {tally}", self.door.profile_names(port)));
             }
         }
     }
@@ -114,12 +115,13 @@ impl Watch {
 }
 
 fn say_outcome(verbose: bool, door: &Door, syn: &LoggedSyn<'_>, outcome: &Outcome) {
-    let told =
-        Told { profile: door.profile_name(syn.destination_port), source: syn.source, outcome };
-    match outcome {
-        Outcome::NoProfile | Outcome::Wrong(None) => say::detail(verbose, told),
-        _ => say::event(told),
+    // What strangers cause at any rate costs not even the wording.
+    if !verbose && matches!(outcome, Outcome::NoProfile | Outcome::Repeated | Outcome::Wrong(None))
+    {
+        return;
     }
+    let profiles = &door.profile_names(syn.destination_port);
+    say::event(Told { outcome, source: syn.source, profiles });
 }
 
 /// Why the loop went on.

@@ -26,15 +26,16 @@ pub struct Receiver {
     keys: Keys,
     next: u32,
     window: u32,
+    far: u32,
     /// The counters of the last valid knocks far ahead, the newest last. None is below `next`.
     remembered: VecDeque<u32>,
 }
 
 impl Receiver {
-    /// Accepts the counter `next` and the `window - 1` after it.
+    /// Accepts the counter `next` and the `window - 1` after it, and looks up to `far` ahead ([`FAR`], but for tests).
     #[must_use]
-    pub fn new(keys: Keys, next: u32, window: u32) -> Self {
-        Self { keys, next, window, remembered: VecDeque::new() }
+    pub fn new(keys: Keys, next: u32, window: u32, far: u32) -> Self {
+        Self { keys, next, window, far, remembered: VecDeque::new() }
     }
 
     /// The first counter that has not been used or passed over.
@@ -69,7 +70,7 @@ impl Receiver {
     /// Remembers a valid knock that is beyond the window, and says how many counters it is ahead of the next one.
     pub fn look_far(&mut self, fields: &SynFields) -> Option<u32> {
         let window_end = self.next.saturating_add(self.window);
-        let (_, counter) = self.open(window_end, FAR.saturating_sub(self.window), fields)?;
+        let (_, counter) = self.open(window_end, self.far.saturating_sub(self.window), fields)?;
         if !self.remembered.contains(&counter) {
             if self.remembered.len() == REMEMBERED {
                 self.remembered.pop_front();
@@ -111,7 +112,7 @@ mod tests {
     }
 
     fn receiver() -> Receiver {
-        Receiver::new(keys(), 100, 20)
+        Receiver::new(keys(), 100, 20, FAR)
     }
 
     fn opens(receiver: &Receiver, counter: u32) -> bool {
@@ -179,7 +180,7 @@ mod tests {
 
     #[test]
     fn the_last_counters_do_not_overflow() {
-        let mut receiver = Receiver::new(keys(), SPENT - 30, 20);
+        let mut receiver = Receiver::new(keys(), SPENT - 30, 20, FAR);
         assert_eq!(receiver.look_far(&knock(SPENT - 2)), Some(28));
         assert!(opens(&receiver, SPENT - 1));
         receiver.accept(SPENT - 1);

@@ -33,7 +33,7 @@ pub(super) fn answer_requests(
     firewall: &mut Firewall,
     limits: &Limits,
 ) -> Result<(), End> {
-    let mut grants = Grants::new(limits);
+    let mut grants = Grants::new(limits.max_open, limits.max_open_per_source);
     loop {
         let bytes = next_request(&requests, firewall)?;
         if bytes == LEAVE {
@@ -42,21 +42,16 @@ pub(super) fn answer_requests(
         let request = Request::decode(&bytes).ok_or(End::NotARequest)?;
         // The daemon has checked this. If it does not hold here, the daemon is no longer ours.
         limits.check(&request).map_err(End::Outside)?;
-        let reply = answer_open(&request, firewall, limits, &mut grants);
+        let reply = answer_open(&request, firewall, &mut grants);
         write(&replies, &reply.encode()).map_err(End::Pipe)?;
     }
 }
 
-fn answer_open(
-    request: &Request,
-    firewall: &mut Firewall,
-    limits: &Limits,
-    grants: &mut Grants,
-) -> Reply {
+fn answer_open(request: &Request, firewall: &mut Firewall, grants: &mut Grants) -> Reply {
     #[cfg(feature = "misbehave")]
     super::misbehave::misbehave(request);
     let now = Instant::now();
-    if let Err(full) = grants.room_for(request, limits, now) {
+    if let Err(full) = grants.room_for(request, now) {
         return full;
     }
     match firewall.open(request) {

@@ -34,4 +34,5 @@ mod forged;
 mod harness;
 mod many;
 mod proxy;
+mod resync;
 mod rotation;

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use knockknock::client::packet::{Ends, KnockPacket};
+use knockknock::syn::SynFields;
 use pnet::datalink::{
     self, Channel, Config, DataLinkReceiver, DataLinkSender, MacAddr, NetworkInterface,
 };
@@ -208,12 +210,29 @@ pub(crate) fn make_syn(
         pair => panic!("two families: {pair:?}"),
     };
     packet.extend_from_slice(&segment);
+    in_frame(route, source.is_ipv4(), &packet)
+}
+
+/// A knock in a frame. The source may be a lie.
+pub(crate) fn make_knock(
+    route: Route,
+    source: IpAddr,
+    destination: IpAddr,
+    knock_port: u16,
+    fields: SynFields,
+) -> Vec<u8> {
+    let ends = Ends::new(source, destination).expect("two addresses of one family");
+    let packet = KnockPacket { ends, source_port: 40_000, knock_port, fields, flow_high: 0 };
+    in_frame(route, source.is_ipv4(), &packet.to_bytes())
+}
+
+fn in_frame(route: Route, is_ipv4: bool, packet: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; 14];
     let mut ethernet = MutableEthernetPacket::new(&mut frame).unwrap();
     ethernet.set_source(route.from);
     ethernet.set_destination(route.to);
-    ethernet.set_ethertype(if source.is_ipv4() { EtherTypes::Ipv4 } else { EtherTypes::Ipv6 });
-    frame.extend_from_slice(&packet);
+    ethernet.set_ethertype(if is_ipv4 { EtherTypes::Ipv4 } else { EtherTypes::Ipv6 });
+    frame.extend_from_slice(packet);
     frame
 }
 

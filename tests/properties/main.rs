@@ -75,6 +75,11 @@ fn only_the_knock_that_the_keys_make_opens() {
 }
 
 #[test]
+fn no_counter_opens_twice_in_whatever_order_knocks_come() {
+    short_run("sequence", 1_000);
+}
+
+#[test]
 fn no_message_is_granted_outside_the_limits() {
     short_run("message", 100_000);
 }

@@ -64,6 +64,16 @@ const COUNTERS: [&str; 10] = [
     "9                                                                       9\n",
 ];
 
+/// Pairs of a knock and what becomes of its counter, after the byte that chooses the start: in order; two far ahead, in
+/// order and not; the same again; one that the window reaches later; the last counters that there are.
+const SEQUENCES: [&[u8]; 5] = [
+    &[200, 8, 0, 9, 0, 11, 0, 11, 0, 9, 0, 15, 0],
+    &[200, 60, 0, 61, 0, 60, 0, 61, 0, 62, 0, 63, 0],
+    &[200, 61, 0, 60, 0, 61, 0, 80, 0, 80, 0, 62, 255, 62, 0],
+    &[200, 14, 0, 10, 0, 14, 0, 13, 0, 14, 0, 15, 0],
+    &[0, 130, 0, 134, 0, 135, 0, 135, 0, 254, 0, 255, 0],
+];
+
 /// The published profile, in the order in which `boundary::profile` takes the files.
 const EXAMPLE: [&str; 4] = [
     include_str!("../../profiles/example/config"),
@@ -81,6 +91,7 @@ pub(crate) fn of(boundary: &str) -> Vec<Vec<u8>> {
         "profile" => profiles(),
         "classic" => knocks(),
         "message" => messages(),
+        "sequence" => SEQUENCES.map(Into::into).to_vec(),
         other => panic!("no seeds for {other:?}"),
     }
 }

@@ -13,19 +13,21 @@ pub(crate) mod input;
 pub(crate) mod line;
 pub(crate) mod message;
 pub(crate) mod profile;
+pub(crate) mod sequence;
 pub(crate) mod toml;
 
 /// A boundary: the name of its fuzz target and corpus, and its properties.
 pub(crate) type Boundary = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
-pub(crate) const ALL: [Boundary; 6] = [
+pub(crate) const ALL: [Boundary; 7] = [
     ("chunk", chunk::holds),
     ("classic", classic::holds),
     ("config", config::holds),
     ("line", line::holds),
     ("message", message::holds),
     ("profile", profile::holds),
+    ("sequence", sequence::holds),
 ];
 
 /// What is wrong is told in one line that no terminal takes for anything else, whatever was in the file.
