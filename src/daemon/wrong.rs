@@ -125,7 +125,7 @@ mod tests {
         }
         let tally = wrong.due(start + PERIOD).unwrap();
         assert_eq!(tally.sources.len(), MAX_SOURCES);
-        assert!(tally.to_string().starts_with("256 wrong knocks from "), "{tally}");
+        assert!(tally.to_string().starts_with("256 wrong knocks (256 replayed) from "), "{tally}");
         assert!(tally.to_string().ends_with(" and others"), "{tally}");
     }
 }
