@@ -150,6 +150,38 @@ pub fn open(
     Err(OpenError::NoMatch)
 }
 
+/// Hands `each` the sequence number of every knock that asks for one of `requests` with one of `count` counters from
+/// `counter` on: what a firewall can tell knocks by before they are decoded.
+pub fn sequences(
+    keys: &Keys,
+    requests: &[Request],
+    counter: u32,
+    count: u32,
+    mut each: impl FnMut(u32),
+) {
+    let macs: Vec<[u8; 4]> = requests.iter().map(|request| first_of_mac(keys, *request)).collect();
+    let end = counter.saturating_add(count);
+    let mut first = counter;
+    while first < end {
+        let count = AT_ONCE.min(end - first);
+        let mut stream = Zeroizing::new([[0; BLOCK_LEN]; AT_ONCE as usize]);
+        keys.apply_keystream(first, stream.as_flattened_mut());
+        for (_, [_, _, k0, k1, k2, k3, ..]) in (0..count).zip(stream.iter()) {
+            let key = u32::from_be_bytes([*k0, *k1, *k2, *k3]);
+            macs.iter().for_each(|mac| each(u32::from_be_bytes(*mac) ^ key));
+        }
+        first += count;
+    }
+}
+
+/// The bytes of a request's MAC that the sequence number hides.
+fn first_of_mac(keys: &Keys, Request(request): Request) -> [u8; 4] {
+    let mac = keys.hmac().chain_update(request.to_be_bytes()).finalize().into_bytes();
+    let mut first = [0; 4];
+    first.iter_mut().zip(mac).for_each(|(place, byte)| *place = byte);
+    first
+}
+
 fn from_bytes([i0, i1, s0, s1, s2, s3, a0, a1, a2, a3, w0, w1]: [u8; KNOCK_LEN]) -> SynFields {
     SynFields {
         id: u16::from_be_bytes([i0, i1]),
@@ -220,6 +252,17 @@ mod tests {
             (0..1_000_000).find(|&n| seal(&keys(), Request(22), n) == Err(SealError::ZeroId));
         let zero = zero.expect("one counter in 65,536 gives a zero ID");
         assert!(seal(&keys(), Request(22), zero + 1).is_ok());
+    }
+
+    #[test]
+    fn the_sequence_numbers_are_those_of_the_sealed_knocks() {
+        let requests = [Request(22), Request(443), Request(0)];
+        let mut listed = Vec::new();
+        sequences(&keys(), &requests, SPENT - 30, 40, |seq| listed.push(seq));
+        let sealed = (SPENT - 30..SPENT).flat_map(|counter| {
+            requests.map(|request| seal(&keys(), request, counter).unwrap().seq)
+        });
+        assert_eq!(listed, sealed.collect::<Vec<_>>());
     }
 
     #[test]
