@@ -6,6 +6,7 @@
 //!
 //! `tests/properties/main.rs` runs them on seeds, corpus and mutations; `fuzz/` gives them to libFuzzer.
 
+pub(crate) mod auth;
 pub(crate) mod chunk;
 pub(crate) mod classic;
 pub(crate) mod config;
@@ -14,13 +15,15 @@ pub(crate) mod line;
 pub(crate) mod message;
 pub(crate) mod profile;
 pub(crate) mod sequence;
+pub(crate) mod socks;
 pub(crate) mod toml;
 
 /// A boundary: the name of its fuzz target and corpus, and its properties.
 pub(crate) type Boundary = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
-pub(crate) const ALL: [Boundary; 7] = [
+pub(crate) const ALL: [Boundary; 9] = [
+    ("auth", auth::holds),
     ("chunk", chunk::holds),
     ("classic", classic::holds),
     ("config", config::holds),
@@ -28,6 +31,7 @@ pub(crate) const ALL: [Boundary; 7] = [
     ("message", message::holds),
     ("profile", profile::holds),
     ("sequence", sequence::holds),
+    ("socks", socks::holds),
 ];
 
 /// What is wrong is told in one line that no terminal takes for anything else, whatever was in the file.
