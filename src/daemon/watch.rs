@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
 use super::door::{Door, Outcome, Told};
@@ -36,7 +37,7 @@ impl Watch {
         let knock_ports: PortSet = self.door.knock_ports().collect();
         loop {
             let woken = self.wait()?;
-            if woken.told_to_stop {
+            if woken.signal && self.is_told_to_stop()? {
                 say::event("told to stop; closing what is open");
                 let _ = self.helper.end();
                 return Ok(());
@@ -65,7 +66,24 @@ impl Watch {
         }
         let [log, helper, signal] = polled.map(|fd| fd.any().unwrap_or(false));
         // The helper speaks only when it is asked, so anything on its pipe now is its end.
-        Ok(Woken { log, helper_gone: helper, told_to_stop: signal })
+        Ok(Woken { log, helper_gone: helper, signal })
+    }
+
+    /// Takes the signals that have come. A SIGHUP asks a daemon to read its config again, which this one cannot: it says so.
+    fn is_told_to_stop(&self) -> Result<bool, Failure> {
+        let next = || self.signals.read_signal();
+        let hangup = Signal::SIGHUP as u32;
+        while let Some(signal) =
+            next().map_err(|why| Failure::System("cannot read a signal", why.into()))?
+        {
+            if signal.ssi_signo != hangup {
+                return Ok(true);
+            }
+            say::event(
+                "SIGHUP: profiles and config are read at start; restart to change them: systemctl restart knock-daemon",
+            );
+        }
+        Ok(false)
     }
 
     /// Until the next line about wrong knocks is due; for ever where none is pending.
@@ -126,5 +144,5 @@ fn say_outcome(verbose: bool, door: &Door, syn: &LoggedSyn<'_>, outcome: &Outcom
 struct Woken {
     log: bool,
     helper_gone: bool,
-    told_to_stop: bool,
+    signal: bool,
 }

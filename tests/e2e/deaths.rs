@@ -152,6 +152,23 @@ fn a_signal_to_all_of_them_is_an_orderly_end() {
     });
 }
 
+/// What `systemctl reload` or an old habit sends.
+#[test]
+fn a_sighup_ends_nothing_and_is_answered() {
+    let mut site = Site::start(Net::lan(), Log::Kmsg, "delay = 600\n");
+    let _service = site.net.server.echo(PORT);
+    site.knock(Family::V4, PORT);
+    for _ in 0..2 {
+        kill(site.daemon().pid(), Signal::SIGHUP).unwrap();
+        site.wait_for("SIGHUP: profiles and config are read at start; restart to change them");
+    }
+    assert_eq!(site.grants().len(), 1, "what is open stays open");
+    site.knock(Family::V6, PORT);
+    assert_eq!(site.reach(Family::V4, PORT), Reach::Connected);
+    assert_eq!(site.reach(Family::V6, PORT), Reach::Connected);
+    site.stop_daemon();
+}
+
 /// As it is started by hand, over ssh, from a login that then ends.
 #[test]
 fn a_daemon_that_was_started_with_nohup_outlives_its_terminal() {
@@ -231,11 +248,17 @@ fn is_stopped_at(port: u16, says: &str) {
 
 #[test]
 fn a_daemon_that_was_taken_over_is_killed_at_its_first_forbidden_step() {
-    // exec, open, create, socket, ptrace, a signal to a stranger: SIGSYS, number 31.
-    for port in 64011..=64016 {
+    // exec, open, create, socket, ptrace, a signal to a stranger, one to a stranger's thread: SIGSYS, number 31.
+    for port in [64011, 64012, 64013, 64014, 64015, 64016, 64019] {
         is_stopped_at(port, "unix_wait_status(31)");
     }
     assert!(!Path::new("/tmp/made-by-knock-daemon").exists());
+}
+
+#[test]
+fn a_daemon_that_was_taken_over_makes_no_file_longer_and_writes_nothing_into_the_lock() {
+    // The lock, which was opened first, then the counters.
+    is_stopped_at(64020, "far into each file: [Err(EBADF), Err(EFBIG)]");
 }
 
 #[test]
