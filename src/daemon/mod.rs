@@ -5,6 +5,7 @@
 //! source, line         the log, and one line of it         sandbox    what that process may still do
 //! door, policy, wrong  what a SYN means                    watch      the loop
 //! check                `--check`                           say        what is said, and how
+//! unread               lines that tell of no knock
 //! ```
 //!
 //! It may read files that it opened as root, and one log; it starts no programs and opens no sockets.
@@ -23,6 +24,7 @@ mod say;
 mod setup;
 pub mod source;
 mod start;
+mod unread;
 mod watch;
 mod wrong;
 

@@ -21,6 +21,7 @@ use super::sandbox;
 use super::say;
 use super::setup::Setup;
 use super::source::{Opened, Source};
+use super::unread::Unread;
 use super::watch::Watch;
 use crate::privileged::{self, Ids, Limits};
 
@@ -41,8 +42,8 @@ pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
             say::ready();
             let log_prefix = setup.config.log_prefix.clone();
             let verbose = setup.verbose;
-            let told_of = Vec::new();
-            Watch { source, door, helper, signals, log_prefix, verbose, told_of }.run()
+            let unread = Unread::default();
+            Watch { source, door, helper, signals, log_prefix, verbose, unread }.run()
         }
         Err(failure) => {
             // Whoever looks after we have ended finds nothing of ours.

@@ -13,9 +13,10 @@ use nix::sys::signalfd::SignalFd;
 
 use super::door::{Door, Outcome, Told};
 use super::failure::Failure;
-use super::line::{self, NotASyn};
+use super::line;
 use super::say;
 use super::source::{PortSet, Source};
+use super::unread::{Unread, Verdict};
 use crate::privileged::Helper;
 use crate::syn::LoggedSyn;
 
@@ -27,8 +28,7 @@ pub(super) struct Watch {
     pub(super) signals: SignalFd,
     pub(super) log_prefix: String,
     pub(super) verbose: bool,
-    /// What was said to be wrong with every line: once is enough.
-    pub(super) told_of: Vec<NotASyn>,
+    pub(super) unread: Unread,
 }
 
 impl Watch {
@@ -97,7 +97,7 @@ impl Watch {
     /// Reads what there is, up to a bound, so that a flood does not keep a signal waiting; what is left wakes the loop
     /// again.
     fn read(mut self, knock_ports: &PortSet) -> Result<Self, Failure> {
-        let Self { source, door, helper, log_prefix, verbose, told_of, .. } = &mut self;
+        let Self { source, door, helper, log_prefix, verbose, unread, .. } = &mut self;
         let framing = source.framing();
         let mut gone = None;
         let reports = source.read(knock_ports, &mut |bytes| {
@@ -106,15 +106,14 @@ impl Watch {
             }
             let syn = match line::parse(bytes.trim_ascii_end(), framing, log_prefix.as_bytes()) {
                 Ok(syn) => syn,
-                // Nobody's knock would ever be heard, and the admin could not know why.
-                Err(why @ (NotASyn::NoSequence | NotASyn::Framing | NotASyn::OtherPrefix))
-                    if !told_of.contains(&why) =>
-                {
-                    told_of.push(why);
-                    return say::event(why);
+                Err(why) => {
+                    return match unread.judge(why) {
+                        verdict @ Verdict::Detail(_) => say::detail(*verbose, verdict),
+                        verdict => say::event(verdict),
+                    };
                 }
-                Err(why) => return say::detail(*verbose, format_args!("not a knock: {why}")),
             };
+            unread.understood();
             match door.knock(&syn, helper, Instant::now()) {
                 Ok(outcome) => say_outcome(*verbose, door, &syn, &outcome),
                 Err(error) => gone = Some(error),

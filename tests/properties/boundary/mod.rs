@@ -6,6 +6,7 @@
 //!
 //! `tests/properties/main.rs` runs them on seeds, corpus and mutations; `fuzz/` gives them to libFuzzer.
 
+pub(crate) mod answers;
 pub(crate) mod chunk;
 pub(crate) mod classic;
 pub(crate) mod config;
@@ -19,7 +20,8 @@ pub(crate) mod toml;
 pub(crate) type Boundary = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
-pub(crate) const ALL: [Boundary; 6] = [
+pub(crate) const ALL: [Boundary; 7] = [
+    ("answers", answers::holds),
     ("chunk", chunk::holds),
     ("classic", classic::holds),
     ("config", config::holds),
