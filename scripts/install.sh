@@ -59,7 +59,6 @@ as_root() {
 }
 
 # Where PREFIX is the caller's own, only setcap takes root.
-[[ -n $uninstall ]] || mkdir -p "$prefix" 2>/dev/null || true
 in_prefix() { if [[ -w $prefix ]]; then "$@"; else as_root "$@"; fi; }
 
 put() {
@@ -102,6 +101,7 @@ programs=(knock knock-proxy)
 find_cargo
 cargo build --release --locked "${programs[@]/#/--bin=}"
 built=$(cargo metadata --format-version 1 --no-deps --locked | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')/release
+mkdir -p "$prefix" 2>/dev/null || true
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
