@@ -187,6 +187,28 @@ fn a_daemon_that_was_started_with_nohup_outlives_its_terminal() {
     site.stop_daemon();
 }
 
+/// How long a process may make a file: now, and at most.
+fn longest_file(process: Pid) -> [u64; 2] {
+    let limits = fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max file size")).unwrap();
+    let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    numbers.try_into().unwrap()
+}
+
+#[test]
+fn events_that_go_to_a_file_have_room_there() {
+    let site = Site::prepare(Net::lan(), Log::Kmsg, "");
+    let path = site.net.path("events");
+    fs::write(&path, "what was said before\n").unwrap();
+    let events = fs::File::options().append(true).open(&path).unwrap();
+    let mut daemon = site.daemon_command().stderr(events).spawn().unwrap();
+    wait_until(SOON, "ready", || fs::read_to_string(&path).unwrap().ends_with("\nready\n"));
+    let pid = Pid::from_raw(daemon.id().try_into().unwrap());
+    assert_eq!(longest_file(pid), [(1 << 30) + 21; 2]);
+    kill(pid, Signal::SIGTERM).unwrap();
+    assert!(daemon.wait().unwrap().success());
+}
+
 #[test]
 fn both_processes_have_what_they_need_and_nothing_else() {
     let mut site = Site::start(Net::lan(), Log::Kmsg, "");
@@ -210,6 +232,9 @@ fn both_processes_have_what_they_need_and_nothing_else() {
         ] {
             assert_eq!(field(&status, name), value, "{name} of {process}: {status}");
         }
+    }
+    for process in [daemon, helper] {
+        assert_eq!(longest_file(process), [65_536; 2], "nothing that either writes is longer");
     }
     let descriptors = |process: Pid| {
         let listed = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
