@@ -16,6 +16,11 @@
 //!
 //! Who may use what is written in `docs/architecture.md` and held by `tests/tree.rs`.
 
+#[cfg(all(feature = "misbehave", not(debug_assertions)))]
+compile_error!(
+    "the feature `misbehave` is for the tests alone: what is built with it does what a stranger's knock says"
+);
+
 pub mod client;
 pub mod counter;
 pub mod daemon;

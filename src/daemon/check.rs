@@ -5,15 +5,19 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use super::config::FirewallKind;
 use super::failure::Failure;
 use super::setup::Setup;
-use super::source::Opened;
+use super::source::{self, Opened};
 use crate::privileged::{self, Neighbour};
 
 /// Where programs send their log lines to syslog.
 const DEV_LOG: &str = "/dev/log";
+
+/// Whether the firewalls of network namespaces may write to the kernel's log. Only the host's own namespace has it.
+const NF_LOG_SETTING: &str = "/proc/sys/net/netfilter/nf_log_all_netns";
 
 /// Checks config, user, firewall, log and profiles. Every problem is told of; one is enough to fail.
 pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
@@ -27,25 +31,9 @@ pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
     }
     firewall(setup, &mut found);
 
-    let source = setup.source();
-    match &source {
-        Ok(Opened::File(file)) if !file.is_there() => found.problem(
-            "log",
-            format_args!(
-                "there is no {:?}; the daemon would wait for one, and hear nothing until then",
-                file.path()
-            ),
-        ),
-        Ok(source) => say("log", source),
+    match setup.source() {
+        Ok(source) => log(&source, &mut found),
         Err(failure) => found.problem("log", failure),
-    }
-    if source.as_ref().is_ok_and(|source| matches!(source, Opened::File(_))) && anybody_may_log() {
-        say(
-            "log",
-            "every user of this host can write lines to that file (through /dev/log) that look like the kernel's; \
-             without a profile's keys they open nothing, but they can replay what they see. `log = \"kmsg\"` hears the \
-             kernel alone",
-        );
     }
 
     // Root reads the profiles; whoever looks into them is root no more.
@@ -65,7 +53,11 @@ pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
         }
         Err(failure) => found.problem("profiles", failure),
     }
-    if found.problems > 0 { Err(Failure::Problems(found.problems)) } else { Ok(()) }
+    if found.problems > 0 {
+        return Err(Failure::Problems(found.problems));
+    }
+    say("result", "nothing was found that would keep a knock from working");
+    Ok(())
 }
 
 fn config(setup: &Setup) -> String {
@@ -78,6 +70,48 @@ fn config(setup: &Setup) -> String {
         "{:?}: {allow}, open for {} s; window {}; log prefix {:?}",
         setup.config_dir, config.delay, config.error_window, config.log_prefix
     )
+}
+
+/// Whether a knock would be heard, and who else could write what is taken for one.
+fn log(source: &Opened, found: &mut Found) {
+    match source {
+        Opened::File(file) if !file.is_there() => found.problem(
+            "log",
+            format_args!(
+                "there is no {:?}; the daemon would wait for one, and hear nothing until then",
+                file.path()
+            ),
+        ),
+        Opened::File(file) if !source::is_in_use(file.path()) => found.problem(
+            "log",
+            format_args!(
+                "nobody has written to {:?} since this host was started: does rsyslog run, and write the kernel's lines \
+                 there? `log = \"kmsg\"` needs nobody",
+                file.path()
+            ),
+        ),
+        source => say("log", source),
+    }
+    match source {
+        Opened::File(_) if anybody_may_log() => say(
+            "log",
+            "every user of this host can write lines to that file (through /dev/log) that look like the kernel's; \
+             without a profile's keys they open nothing, but they can replay what they see. `log = \"kmsg\"` hears the \
+             kernel alone",
+        ),
+        Opened::Kmsg(_) if namespaces_may_log(Path::new(NF_LOG_SETTING)) => say(
+            "log",
+            "WARNING: net.netfilter.nf_log_all_netns is 1: a user who may make a user namespace can have the kernel log \
+             any packet; without a profile's keys such lines open nothing, but what was seen can be replayed. Unless you \
+             need it: sysctl -w net.netfilter.nf_log_all_netns=0",
+        ),
+        _ => {}
+    }
+}
+
+/// Whether a firewall in a network namespace, which any user may own, writes to the log that this host's own writes to.
+fn namespaces_may_log(setting: &Path) -> bool {
+    std::fs::read_to_string(setting).is_ok_and(|value| value.trim() == "1")
 }
 
 /// Tries the back end out, and says what else has a word on this host's packets.
@@ -93,26 +127,33 @@ fn firewall(setup: &Setup, found: &mut Found) {
                 "nothing on this host refuses packets, so nothing is closed yet: see minimal-firewall.sh",
             );
         }
-        Ok(neighbours) => neighbours.iter().for_each(|one| beside(setup.config.firewall, one)),
+        Ok(neighbours) => {
+            for one in &neighbours {
+                beside(setup.config.firewall, one, found);
+            }
+        }
         Err(errno) => found
             .problem("firewall", format_args!("cannot list the other firewalls: {}", errno.desc())),
     }
 }
 
 /// The lines against a neighbour are for the mark, which the nftables back end alone puts on packets.
-fn beside(ours: FirewallKind, neighbour: &Neighbour) {
+fn beside(ours: FirewallKind, neighbour: &Neighbour, found: &mut Found) {
     use privileged::FirewallKind::{Firewalld, Iptables, Legacy, Nftables, Ufw};
-    let Neighbour { kind, family, table, chain, .. } = neighbour;
+    let Neighbour { kind, family, table, chain, accepts_mark, is_before_ours } = neighbour;
     let (table, chain) = (table.escape_debug(), chain.escape_debug());
     let name = format_args!("{kind} (table {family} {table}, chain {chain})");
     match (ours, kind) {
-        (FirewallKind::Nftables, _) | (FirewallKind::Iptables, Legacy) => {
+        // Nobody can see what the legacy iptables does.
+        (_, Legacy) => say("firewall", neighbour),
+        (FirewallKind::Nftables, _) if *accepts_mark && !is_before_ours => {
             say("firewall", neighbour);
         }
+        (FirewallKind::Nftables, _) => found.problem("firewall", neighbour),
         (FirewallKind::Iptables, Iptables | Ufw) => {
             say("firewall", format_args!("{name} needs no line: our chain goes before its rules"));
         }
-        (FirewallKind::Iptables, Nftables | Firewalld) => say(
+        (FirewallKind::Iptables, Nftables | Firewalld) => found.problem(
             "firewall",
             format_args!(
                 "{name} would drop what a knock let in, and the iptables back end has no way past it: set firewall = \"nftables\""

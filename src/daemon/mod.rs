@@ -6,6 +6,7 @@
 //! door, guest, policy  what a SYN means                    watch      the loop
 //! meter, wrong         what strangers may cost             outcome    what came of it
 //! check                `--check`                           say        what is said, and how
+//! unread               lines that tell of no knock
 //! ```
 //!
 //! It may read files that it opened as root, and one log; it starts no programs and opens no sockets.
@@ -27,6 +28,7 @@ mod say;
 mod setup;
 pub mod source;
 mod start;
+mod unread;
 mod watch;
 mod wrong;
 

@@ -47,6 +47,7 @@ pub use limits::{Limits, Refusal, Service};
 use message::LEAVE;
 pub use message::{Protocol, REPLY_LEN, REQUEST_LEN, Reply, Request};
 pub use neighbours::{FirewallKind, Neighbour, neighbours};
+pub use netlink::{Acknowledged, Refused, read_answers};
 pub use nftables::{Table, TableError};
 pub use ruleset::MARK;
 pub use split::{SplitError, close_inherited, split};

@@ -26,10 +26,10 @@ impl Site {
             == Reach::TimedOut
     }
 
-    /// The lines that `--check` says to run, or to write.
+    /// The lines that `--check` says to run, or to write. Without them no knock works, so it must not say that all is well.
     fn lines_of_check(&self, begin: &str) -> Vec<String> {
         let checked = self.daemon_command().arg("--check").output().unwrap();
-        assert!(checked.status.success(), "{checked:?}");
+        assert_eq!(checked.status.code(), Some(1), "{checked:?}");
         let said = String::from_utf8(checked.stdout).unwrap();
         let lines: Vec<_> = said
             .lines()
@@ -41,8 +41,21 @@ impl Site {
         lines
     }
 
+    /// With those lines in place `--check` has nothing to say against it.
+    fn is_well_by_check(&self) {
+        let checked = self.daemon_command().arg("--check").output().unwrap();
+        assert!(checked.status.success(), "{checked:?}");
+        let said = String::from_utf8(checked.stdout).unwrap();
+        let result = said.lines().last().unwrap();
+        assert!(
+            result.ends_with("nothing was found that would keep a knock from working"),
+            "{said}"
+        );
+    }
+
     /// Knock, connection, reload, expiry.
     fn lives_with(&mut self, reload: &str, delay: u64) {
+        self.is_well_by_check();
         let _service = self.net.server.echo(PORT);
         for family in FAMILIES {
             assert!(self.is_dropped(family), "closed before");
@@ -185,17 +198,20 @@ fn the_iptables_back_end_lets_one_connection_in_and_leaves_nothing() {
 /// Its grants have no mark on their packets, so the other back end's lines would be of no use.
 #[test]
 fn a_check_of_the_iptables_back_end_says_what_holds_for_it() {
-    for (rules, says) in [
-        ("iptables -P INPUT DROP", "needs no line: our chain goes before its rules"),
+    for (rules, status, says) in [
+        ("iptables -P INPUT DROP", 0, "needs no line: our chain goes before its rules"),
         (
             "nft 'table inet f { chain c { type filter hook input priority filter; policy drop; }; }'",
+            1,
             "the iptables back end has no way past it: set firewall = \"nftables\"",
         ),
     ] {
         let site = site(3);
         site.sh(rules);
         let checked = site.daemon_command().args(["--check", "--firewall", "iptables"]).output();
-        let said = String::from_utf8(checked.unwrap().stdout).unwrap();
+        let checked = checked.unwrap();
+        assert_eq!(checked.status.code(), Some(status), "{rules}: {checked:?}");
+        let said = String::from_utf8(checked.stdout).unwrap();
         assert!(said.contains(says) && !said.contains("run this"), "{rules}: {said}");
     }
 }

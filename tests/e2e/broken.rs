@@ -345,6 +345,38 @@ fn a_second_daemon_on_the_same_profiles_is_refused() {
     assert!(site.daemon().wait_for_end().success());
 }
 
+/// Who may make a user namespace has a firewall of his own there, and so the kernel's pen.
+#[test]
+fn check_warns_where_any_namespace_writes_to_the_kernels_log() {
+    let site = Site::prepare(Net::lan(), Log::Kmsg, "");
+    let checks = |value: &str| {
+        // The setting is the host's; a namespace has none. Here it gets one, in the mount namespace that `ip netns exec` makes.
+        let script = format!(
+            "mount -t tmpfs none /proc/sys/net/netfilter && \
+             echo {value} >/proc/sys/net/netfilter/nf_log_all_netns && exec \"$0\" \"$@\" --check"
+        );
+        let daemon = site.daemon_command();
+        let mut check = site.net.server.command("sh");
+        check.args(["-c", &script]).args(daemon.get_args().skip_while(|arg| !is_program(arg)));
+        let output = check.output().unwrap();
+        assert!(output.status.success(), "a warning is no problem: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let warning = "WARNING: net.netfilter.nf_log_all_netns is 1";
+    assert_says(&checks("1"), &[warning]);
+    assert!(!checks("0").contains(warning));
+}
+
+#[test]
+fn check_finds_a_log_that_nobody_writes_to_any_more() {
+    let mut site = Site::prepare(Net::lan(), Log::File(crate::kernel_log::Framing::Iso), "");
+    site.rsyslog().pause();
+    let log = fs::File::options().append(true).open(&site.rsyslog().kern_log).unwrap();
+    log.set_modified(std::time::UNIX_EPOCH).unwrap();
+    let said = check_finds(&site);
+    assert_says(&said, &["PROBLEM: nobody has written to", "knock-daemon: 1 problem found"]);
+}
+
 #[test]
 fn check_warns_of_a_log_that_every_user_can_write_to() {
     let mut site = Site::prepare(Net::lan(), Log::File(crate::kernel_log::Framing::Iso), "");
@@ -372,8 +404,7 @@ fn check_warns_of_a_log_that_every_user_can_write_to() {
 #[test]
 fn a_log_whose_lines_are_none_of_those_that_are_read_is_told_of_once() {
     for (line, says) in [
-        // RSYSLOG_SyslogProtocol23Format
-        ("<7>1 2026-11-20T09:39:15+00:00 host kernel - - - IN=", "does not begin as this log's"),
+        ("{\"time\":\"2026-11-20T09:39:15+00:00\",\"msg\":\"IN=", "does not begin as this log's"),
         ("2026-11-20T09:39:15+00:00 host kernel: [UFW BLOCK] IN=", "begin with `log_prefix`"),
     ] {
         let mut site = Site::prepare(Net::lan(), Log::File(crate::kernel_log::Framing::Iso), "");
@@ -387,6 +418,21 @@ fn a_log_whose_lines_are_none_of_those_that_are_read_is_told_of_once() {
         let times = site.daemon().lines().iter().filter(|line| line.contains(says)).count();
         assert_eq!(times, 1);
     }
+}
+
+#[test]
+fn a_log_in_which_nothing_is_understood_is_told_of_once() {
+    let mut site = Site::prepare(Net::lan(), Log::File(crate::kernel_log::Framing::Iso), "");
+    site.rsyslog().pause();
+    site.start_daemon();
+    let line = format!("2026-11-20T09:39:15+00:00 host su: IN= DPT={KNOCK_PORT} \n");
+    fs::write(&site.rsyslog().kern_log, line.repeat(30)).unwrap();
+    let says = "of the first 10 lines about a knock port none was understood";
+    assert_says(&site.wait_for(says), &["the line is not the kernel's"]);
+    site.rsyslog().resume();
+    site.knock(Family::V4, PORT);
+    let times = site.daemon().lines().iter().filter(|line| line.contains(says)).count();
+    assert_eq!(times, 1);
 }
 
 #[test]

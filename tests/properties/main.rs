@@ -95,6 +95,11 @@ fn only_the_one_line_of_the_auth_file_is_let_in() {
 }
 
 #[test]
+fn the_kernels_answer_counts_for_what_it_says_and_no_more() {
+    short_run("answers", 100_000);
+}
+
+#[test]
 fn every_boundary_has_its_fuzz_target_and_no_target_is_without_properties() {
     let names = |dir: &str| -> BTreeSet<String> {
         let entries = fs::read_dir(fuzz_dir().join(dir)).unwrap();

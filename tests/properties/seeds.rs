@@ -11,7 +11,7 @@ const KMSG: &str = include_str!("../vectors/kernel-log/kmsg.txt");
 const CLASSIC: &str = include_str!("../vectors/classic.json");
 
 /// Everything that the kernel may print and that the vectors have not: a bridge, VLAN and tunnel, IP options, mark.
-const MORE_LINES: [&str; 4] = [
+const MORE_LINES: [&str; 10] = [
     "MESSAGE=REJECT IN=br0 OUT= PHYSIN=eth0 PHYSOUT=eth1 MACSRC=0a:f8:61:10:6d:fe MACDST=ee:15:10:56:d4:d7 \
      VPROTO=8100 VID=7 MACPROTO=0800 SRC=192.0.2.7 DST=198.51.100.1 LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=4660 CE DF \
      OPT (94040000) PROTO=TCP SPT=2743 DPT=666 SEQ=305419896 ACK=0 WINDOW=4321 RES=0x00 SYN URGP=0 OPT (020405B4) \
@@ -23,6 +23,19 @@ const MORE_LINES: [&str; 4] = [
      ID=1 PROTO=TCP SPT=1 DPT=65535 SEQ=4294967295 ACK=4294967295 WINDOW=65535 RES=0x00 SYN URGP=0 \n SUBSYSTEM=net\n",
     "2026-11-20T09:39:15-05:00 host kernel: REJECT IN=eth0 OUT= MAC= SRC=192.0.2.7 DST=198.51.100.1 LEN=40 TOS=0x00 \
      PREC=0x00 TTL=64 ID=1 MF FRAG:8 PROTO=TCP INCOMPLETE [4 bytes] ",
+    "Nov 20 09:39:15 host kern.debug kernel: [  923.993648] REJECT IN=eth0 OUT= SRC=192.0.2.7 DST=198.51.100.1 LEN=40 \
+     TOS=0x00 PREC=0x00 TTL=64 ID=1 PROTO=TCP SPT=1 DPT=666 SEQ=1 ACK=2 WINDOW=3 RES=0x00 SYN URGP=0 ",
+    "Thu Nov 20 09:39:15 2026 kern.warn kernel: [  923.993648] REJECT IN=eth0 OUT= SRC=192.0.2.7 DST=198.51.100.1 \
+     LEN=40 TOS=0x00 PREC=0x00 TTL=64 ID=1 PROTO=TCP SPT=1 DPT=666 SEQ=1 ACK=2 WINDOW=3 RES=0x00 SYN URGP=0 ",
+    "<7>1 2026-11-20T09:39:15.430921+00:00 host kernel - - [a@1 b=\"]\"][c] REJECT IN=eth0 OUT= SRC=192.0.2.7 \
+     DST=198.51.100.1 LEN=40 TOS=0x00 PREC=0x00 TTL=64 ID=1 PROTO=TCP SPT=1 DPT=666 SEQ=1 ACK=2 WINDOW=3 RES=0x00 SYN \
+     URGP=0 ",
+    "Nov 20 09:39:15 [kernel] REJECT IN=eth0 OUT= SRC=192.0.2.7 DST=198.51.100.1 LEN=40 TOS=0x00 PREC=0x00 TTL=64 ID=1 \
+     PROTO=TCP SPT=1 DPT=666 SEQ=1 ACK=2 WINDOW=3 RES=0x00 SYN URGP=0 ",
+    "<6>Nov 20 09:39:15 host kernel:[  923.993648] REJECT IN=eth0 OUT= SRC=192.0.2.7 DST=198.51.100.1 LEN=40 TOS=0x00 \
+     PREC=0x00 TTL=64 ID=1 PROTO=TCP SPT=1 DPT=666 SEQ=1 ACK=2 WINDOW=3 RES=0x00 SYN URGP=0 ",
+    "Nov 20 09:39:15 host kernel[0]: REJECT IN=eth0 OUT= SRC=192.0.2.7 DST=198.51.100.1 LEN=40 TOS=0x00 PREC=0x00 TTL=64 \
+     ID=1 PROTO=TCP SPT=1 DPT=666 SEQ=1 ACK=2 WINDOW=3 RES=0x00 SYN URGP=0 ",
 ];
 
 const CHUNKS: [&[u8]; 4] = [
@@ -94,6 +107,7 @@ pub(crate) fn of(boundary: &str) -> Vec<Vec<u8>> {
         "sequence" => SEQUENCES.map(Into::into).to_vec(),
         "socks" => socks(),
         "auth" => auth(),
+        "answers" => answers(),
         other => panic!("no seeds for {other:?}"),
     }
 }
@@ -253,6 +267,41 @@ fn auth() -> Vec<Vec<u8>> {
     lines
         .chain([b"me:\xff\n".to_vec(), [longest.as_bytes(), longest.as_bytes()].concat()])
         .collect()
+}
+
+/// As `boundary::answers` reads them: what the kernel sends to a batch of three, and the ends of lists.
+fn answers() -> Vec<Vec<u8>> {
+    let asked = |count: u8| vec![7, 0, count, 0];
+    let message = |kind: u16, sequence: u32, payload: &[u8]| {
+        let length = u32::try_from(16 + payload.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend([0, 0]);
+        bytes.extend(sequence.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    };
+    // An error repeats the header of the message that it is about.
+    let error = |sequence: u32, code: i32| {
+        let payload = [&code.to_ne_bytes()[..], &message(0x0a0c, sequence, &[])].concat();
+        message(2, sequence, &payload)
+    };
+    let done = message(3, 7, &[0; 4]);
+    let table = [&[1, 0, 0, 0][..], &[8, 0, 1, 0], b"tab\0"].concat();
+    vec![
+        asked(0),
+        [asked(3), error(7, 0), error(8, 0), error(9, 0)].concat(),
+        [asked(3), error(7, 0), error(8, -2), error(9, -17)].concat(),
+        [asked(3), error(7, 0), error(8, 0)].concat(),
+        [asked(1), error(6, -1)].concat(),
+        [asked(1), error(7, i32::MIN)].concat(),
+        [asked(1), message(0x0a00, 7, &table), done.clone(), error(7, 0)].concat(),
+        [asked(1), message(2, 7, &[0; 4]), done].concat(),
+        [asked(1), error(7, 0)[..30].to_vec()].concat(),
+        [asked(1), vec![15, 0, 0, 0], vec![0; 12]].concat(),
+    ]
 }
 
 fn vectors() -> Vec<Value> {

@@ -6,6 +6,7 @@
 //!
 //! `tests/properties/main.rs` runs them on seeds, corpus and mutations; `fuzz/` gives them to libFuzzer.
 
+pub(crate) mod answers;
 pub(crate) mod auth;
 pub(crate) mod chunk;
 pub(crate) mod classic;
@@ -22,7 +23,8 @@ pub(crate) mod toml;
 pub(crate) type Boundary = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
-pub(crate) const ALL: [Boundary; 9] = [
+pub(crate) const ALL: [Boundary; 10] = [
+    ("answers", answers::holds),
     ("auth", auth::holds),
     ("chunk", chunk::holds),
     ("classic", classic::holds),
