@@ -87,6 +87,7 @@ const RULES: &[Rule] = &[
             "listenfd",
             "nix",
             "pnet",
+            "strsim",
             "tokio",
             "zeroize",
         ],

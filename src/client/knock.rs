@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::failure::Failure;
-use super::known::{Host, Known};
+use super::known::{self, Host, Known};
 use super::packet::{Ends, KnockPacket};
 use super::target::{self, Family, Route};
 use super::wire::RawSockets;
 use crate::counter::Counter;
 use crate::layout::Request;
 use crate::layout::classic::{self, SealError};
-use crate::profile::{self, Profile, ProfileFiles};
+use crate::profile::{Profile, ProfileFiles};
 use crate::syn::SynFields;
 
 /// A profile that can be knocked with.
@@ -47,7 +47,7 @@ impl Knocker {
     pub fn load(profiles: &Path, host: &str) -> Result<Self, Failure> {
         let dir = profiles.join(host);
         if !is_plain_name(host) || !dir.is_dir() {
-            let there_are = profile::names(profiles).unwrap_or_default();
+            let there_are = known::names(profiles)?;
             let (host, profiles) = (host.to_owned(), profiles.to_owned());
             return Err(Failure::NoProfile { host, profiles, there_are });
         }
@@ -64,7 +64,7 @@ impl Knocker {
         if !matches!(exactly, Err(Failure::NoProfile { .. })) {
             return exactly;
         }
-        let mut known = Known::all(profiles);
+        let mut known = Known::all(profiles)?;
         known.sort_by_key(|profile| profile.port != port);
         let wanted = Host::new(host.to_owned());
         match known.into_iter().find(|profile| profile.is(&wanted)) {

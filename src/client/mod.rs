@@ -6,6 +6,7 @@ pub mod failure;
 pub mod knock;
 pub mod known;
 pub mod packet;
+pub mod plain;
 pub mod privilege;
 pub mod proxy;
 pub mod relay;

@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -10,19 +12,23 @@ use std::process::{Command, ExitCode};
 use clap::CommandFactory;
 use nix::errno::Errno;
 
-use super::cli::Cli;
+use super::cli::{Cli, Target};
 use super::connect::knock_and_connect;
 use super::failure::Failure;
 use super::knock::{Knocker, Sent, default_profiles};
+use super::known::nearest;
 use super::show::{self, DryRun};
 use super::target::{Route, first_of_each};
 use super::turn::{self, Turn};
 use super::wire::RawSockets;
-use super::{privilege, relay, say};
+use super::{plain, privilege, relay, say};
 use crate::layout::Request;
 
 /// A command could not be started: as shells and env(1) have it.
 const NOT_STARTED: u8 = 127;
+
+/// The command line is no good: as clap has it.
+const WRONG_USAGE: u8 = 2;
 
 /// A profile, and what to ask its host for.
 struct Asked {
@@ -43,6 +49,10 @@ struct Plan {
 pub fn run(cli: &Cli) -> ExitCode {
     if let Some(shell) = cli.completions {
         return say::completions(shell, &mut Cli::command());
+    }
+    if let Err(wrong) = cli.check() {
+        let _ = wrong.print();
+        return ExitCode::from(WRONG_USAGE);
     }
     let done = if cli.list {
         profiles(cli).and_then(|profiles| show::list(&profiles)).map(|text| {
@@ -70,7 +80,8 @@ fn knock_all(cli: &Cli) -> Result<u8, Failure> {
         for plan in &plans {
             for route in first_of_each(&plan.routes, cli.family()) {
                 match plan.knocker.knock(&raw, &route, plan.request) {
-                    Ok(sent) => say_sent(plan, &route, &sent),
+                    Ok(sent) if !cli.quiet => say_sent(plan, &route, &sent),
+                    Ok(_) => {}
                     Err(failure) => code = code.max(report(&failure)),
                 }
             }
@@ -94,7 +105,17 @@ fn become_command(program: &OsString, arguments: &[OsString]) -> u8 {
 }
 
 fn connect(cli: &Cli, host: &str, port: u16) -> Result<u8, Failure> {
-    let asked = asked(cli, host, Some(Request(port)))?;
+    let asked = match asked(cli, host, Some(Request(port))) {
+        Err(Failure::NoProfile { profiles, there_are, .. }) => {
+            if cli.verbose {
+                say::tell(format_args!(
+                    "knock: no profile {host:?} in {profiles:?}: connecting without a knock"
+                ));
+            }
+            return connect_plainly(cli, host, port, &there_are);
+        }
+        asked => asked?,
+    };
     let raw = open_raw(true)?;
     let plan = plan(cli, asked)?;
     let raw = raw.map_err(Failure::raw_socket)?;
@@ -119,7 +140,27 @@ fn connect(cli: &Cli, host: &str, port: u16) -> Result<u8, Failure> {
             connected.attempts
         ));
     }
-    relay::relay(&connected.stream, input, output).map_err(|lost| match lost {
+    relay(host, &connected.stream, input, output)
+}
+
+/// As `nc` does: no knock, so no privilege.
+fn connect_plainly(cli: &Cli, host: &str, port: u16, there_are: &[String]) -> Result<u8, Failure> {
+    privilege::drop_all(true).map_err(Failure::StillPrivileged)?;
+    let (input, output) = relay::standard_ends().map_err(Failure::StandardEnds)?;
+    let connected = plain::connect(host, port, cli.family(), cli.source);
+    let stream = connected.map_err(|why| Failure::Plain {
+        host: host.to_owned(),
+        why,
+        meant: nearest(host, there_are).map(str::to_owned),
+    })?;
+    if let (true, Ok(address)) = (cli.verbose, stream.peer_addr()) {
+        say::tell(format_args!("knock: {host:?}: connected to {address} without a knock"));
+    }
+    relay(host, &stream, input, output)
+}
+
+fn relay(host: &str, stream: &TcpStream, input: File, output: File) -> Result<u8, Failure> {
+    relay::relay(stream, input, output).map_err(|lost| match lost {
         relay::Lost::StandardEnds(why) => Failure::StandardEnds(why),
         relay::Lost::Connection(why) => Failure::ConnectionLost(host.to_owned(), why),
     })?;
@@ -144,7 +185,8 @@ fn dry_run(cli: &Cli) -> Result<u8, Failure> {
 
 /// What is asked of the hosts of the command line; those that nothing can be asked of leave their exit code.
 fn all_asked(cli: &Cli, code: &mut u8) -> Vec<Asked> {
-    good(cli.hosts.iter().map(|host| asked(cli, host, cli.port)), code)
+    let asked = |target: &Target| asked(cli, &target.host, target.port.map(Request).or(cli.port));
+    good(cli.hosts.iter().map(asked), code)
 }
 
 /// The plans for those; a host without one leaves its exit code.
@@ -163,7 +205,7 @@ fn good<T>(results: impl Iterator<Item = Result<T, Failure>>, code: &mut u8) -> 
 /// Reads files of ours alone.
 fn asked(cli: &Cli, host: &str, request: Option<Request>) -> Result<Asked, Failure> {
     let knocker = Knocker::find(&profiles(cli)?, host, request.map(|request| request.0))?;
-    if knocker.readable_by_others {
+    if knocker.readable_by_others && !cli.quiet {
         let dir = &knocker.dir;
         say::tell(format_args!(
             "knock: others can read the keys of {host:?}; put it right: chmod -R go-rwx {dir:?}"

@@ -79,9 +79,10 @@ impl NoConnection {
                 None => Refusal::TimedOut,
             },
             Self::Plain(why) if why.kind() == io::ErrorKind::ConnectionRefused => Refusal::Refused,
-            Self::Plain(_) | Self::Knock(Failure::Unresolved(..) | Failure::NoRoute(..)) => {
-                Refusal::Unreachable
-            }
+            Self::Plain(_)
+            | Self::Knock(
+                Failure::Unresolved(..) | Failure::NoAddress(..) | Failure::NoRoute(..),
+            ) => Refusal::Unreachable,
             Self::TimedOut => Refusal::TimedOut,
             Self::Knock(_) | Self::Broken => Refusal::Other,
         }
