@@ -133,7 +133,7 @@ mod tests {
             ("server", Some("server.example")),
             ("wev", Some("web")),
             ("bucher.example", Some("bücher.example")),
-            ("wd", Some("db")),
+            ("dv", Some("db")),
             ("www", None),
             ("elsewhere.test", None),
             ("", None),

@@ -80,6 +80,16 @@ fn no_message_is_granted_outside_the_limits() {
 }
 
 #[test]
+fn a_socks_request_is_read_to_its_last_byte_and_no_further() {
+    short_run("socks", 50_000);
+}
+
+#[test]
+fn only_the_one_line_of_the_auth_file_is_let_in() {
+    short_run("auth", 30_000);
+}
+
+#[test]
 fn every_boundary_has_its_fuzz_target_and_no_target_is_without_properties() {
     let names = |dir: &str| -> BTreeSet<String> {
         let entries = fs::read_dir(fuzz_dir().join(dir)).unwrap();

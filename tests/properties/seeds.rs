@@ -81,6 +81,8 @@ pub(crate) fn of(boundary: &str) -> Vec<Vec<u8>> {
         "profile" => profiles(),
         "classic" => knocks(),
         "message" => messages(),
+        "socks" => socks(),
+        "auth" => auth(),
         other => panic!("no seeds for {other:?}"),
     }
 }
@@ -187,6 +189,59 @@ fn messages() -> Vec<Vec<u8>> {
     let replies = [Reply::Ready, Reply::Full, Reply::Failed(-7)].map(Reply::encode).concat();
     messages.push([&any_tcp[..], &[1], &replies].concat());
     messages
+}
+
+/// As `boundary::socks` reads them: whether a password is asked for, then what a client sends.
+fn socks() -> Vec<Vec<u8>> {
+    let mut requests: Vec<Vec<u8>> = Vec::new();
+    let name = |name: &str| [&[3, u8::try_from(name.len()).unwrap()], name.as_bytes()].concat();
+    for target in [
+        vec![1, 192, 0, 2, 7],
+        [&[4, 0x20, 1, 0x0d, 0xb8][..], &[0; 11], &[7]].concat(),
+        [&[4][..], &[0; 10], &[0xff, 0xff, 192, 0, 2, 7]].concat(),
+        name("server.example"),
+        name("[2001:db8::7]"),
+        name("192.0.2.7"),
+        name("b\u{fc}cher.example"),
+        name(""),
+        name(&"x".repeat(255)),
+    ] {
+        for port in [[0, 22], [0, 0], [1, 187]] {
+            requests.push([&[0, 5, 1, 0, 5, 1, 0], &target[..], &port].concat());
+        }
+        let password = [&[1, 5, 2, 0, 2, 1, 2][..], b"me", &[6], b"secret"].concat();
+        requests.push([&password[..], &[5, 1, 0], &target[..], &[0, 22]].concat());
+        requests.push([&password[..], &[5, 2, 0], &target[..], &[0, 22]].concat());
+        requests
+            .push([&[0, 5, 1, 0, 5, 1, 0], &target[..], &[0, 22], b"SSH-2.0-OpenSSH_9.2"].concat());
+    }
+    let wrong =
+        [&[1, 5, 1, 2, 1, 2][..], b"me", &[5], b"wrong", &[5, 1, 0, 1, 192, 0, 2, 7, 0, 22]];
+    requests.push(wrong.concat());
+    let long = "u".repeat(511);
+    for (user, address, name) in [
+        ("", [192, 0, 2, 7], ""),
+        ("me", [0, 0, 0, 1], "server.example\0"),
+        ("me", [0, 0, 0, 0], ""),
+        ("me", [0, 0, 0, 9], "\0"),
+        (&long, [0, 0, 0, 1], "[::1]\0SSH-2.0"),
+    ] {
+        let head = [&[0, 4, 1, 0, 22][..], &address].concat();
+        requests.push([&head, user.as_bytes(), &[0], name.as_bytes()].concat());
+    }
+    requests.push(b"\0GET / HTTP/1.1\r\nHost: 127.0.0.1:1080\r\n\r\n".to_vec());
+    requests.push(b"\0\x16\x03\x01\x02\x00\x01".to_vec());
+    requests
+}
+
+fn auth() -> Vec<Vec<u8>> {
+    let longest = format!("{}:{}\n", "u".repeat(255), "p".repeat(255));
+    let lines = ["me:secret\n", "me:a:b", "b\u{fc}cher:\u{1f511}\n", &longest];
+    let others = ["", "\n", "me\n", ":x\n", "me:\n", "me:x\r\n", "me:x\nyou:y\n", "me:x\n\n"];
+    let lines = lines.into_iter().chain(others).map(|text| text.as_bytes().to_vec());
+    lines
+        .chain([b"me:\xff\n".to_vec(), [longest.as_bytes(), longest.as_bytes()].concat()])
+        .collect()
 }
 
 fn vectors() -> Vec<Value> {

@@ -56,8 +56,8 @@ impl Place {
     }
 }
 
-/// Millions of files and counters are written here: not to a disk, if that can be helped.
-fn in_memory() -> TempDir {
+/// A directory for millions of files that are written again and again: not to a disk, if that can be helped.
+pub(crate) fn in_memory() -> TempDir {
     let here = || std::env::var_os("TMPDIR").is_none().then(|| tempfile::tempdir_in("/dev/shm"));
     here().and_then(Result::ok).unwrap_or_else(|| tempfile::tempdir().unwrap())
 }
