@@ -26,6 +26,7 @@ mod beside;
 mod broken;
 mod client_connect;
 mod client_knock;
+mod client_plain;
 mod deaths;
 mod door;
 mod firewall_script;

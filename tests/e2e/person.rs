@@ -61,6 +61,14 @@ impl Person {
         config.write_all(lines.as_bytes()).unwrap();
     }
 
+    /// Takes the file capability away from their programs: what others get who only copied them.
+    pub(crate) fn without_capability(&self) {
+        for program in self.bin.read_dir().unwrap() {
+            let path = program.unwrap().path();
+            assert!(Command::new("setcap").arg("-r").arg(path).status().unwrap().success());
+        }
+    }
+
     /// The counter that their profile stands at.
     pub(crate) fn counter(&self) -> u32 {
         fs::read_to_string(self.profile().join("counter")).unwrap().trim().parse().unwrap()
@@ -125,12 +133,19 @@ impl Person {
         hosts: &Path,
         arguments: &[&str],
     ) -> Command {
+        let mut command = self.program_with_hosts(site, hosts, "knock");
+        command.args(arguments);
+        command
+    }
+
+    /// The same for another program of theirs, without its arguments.
+    pub(crate) fn program_with_hosts(&self, site: &Site, hosts: &Path, program: &str) -> Command {
         let line = format!(
             "mount --bind {} /etc/hosts && exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"",
             hosts.display()
         );
         let mut command = site.net.client.command("sh");
-        command.args(["-c", &line, "sh"]).arg(self.bin.join("knock")).args(arguments);
+        command.args(["-c", &line, "sh"]).arg(self.bin.join(program));
         command.env("HOME", &self.home);
         command
     }
