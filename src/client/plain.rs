@@ -81,20 +81,21 @@ fn race(routes: Vec<Route>) -> Result<TcpStream, NoConnection> {
     let mut running = 0_usize;
     loop {
         if let Some(route) = left.next() {
-            let tell = tell.clone();
+            let (tell, index) = (tell.clone(), tried.len());
             tried.push((route.target, None));
             running += 1;
-            thread::spawn(move || tell.send((route.target, dial(&route))));
+            thread::spawn(move || tell.send((index, dial(&route))));
         } else if running == 0 {
             return Err(NoConnection::Failed(tried));
         }
         let rest = end.saturating_duration_since(Instant::now());
         match told.recv_timeout(if left.len() == 0 { rest } else { rest.min(NEXT) }) {
             Ok((_, Ok(stream))) => return Ok(stream),
-            Ok((address, Err(why))) => {
+            Ok((index, Err(why))) => {
                 running -= 1;
-                let of_it = tried.iter_mut().find(|(tried, _)| *tried == address);
-                of_it.into_iter().for_each(|(_, answer)| *answer = Some(io::Error::from(why)));
+                if let Some((_, answer)) = tried.get_mut(index) {
+                    *answer = Some(why.into());
+                }
             }
             Err(RecvTimeoutError::Timeout) if Instant::now() < end => {}
             Err(_) => return Err(NoConnection::Failed(tried)),

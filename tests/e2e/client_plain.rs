@@ -118,7 +118,7 @@ fn profiles_that_may_not_be_read_are_not_taken_for_none() {
     let person = Person::new(&site, Family::V4);
     let client = &site.net.client;
     let profiles = person.profile().parent().unwrap().to_owned();
-    fs::set_permissions(&profiles, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&profiles, fs::Permissions::from_mode(0o000)).unwrap();
     for arguments in
         [&["-p", "22", HOST][..], &["-W", &format!("{}:{PORT}", site.net.other.ipv4)], &["--list"]]
     {
