@@ -143,8 +143,8 @@ impl fmt::Display for Failure {
             }
             Self::NeverOpened(why) => why.fmt(f),
             Self::Plain { host, why, meant } => {
-                write!(f, "{host:?}: {why}; it was tried without a knock, for want of a profile")?;
-                meant.iter().try_for_each(|name| write!(f, ": did you mean {name:?}?"))
+                write!(f, "{host:?}: {why}; there is no such profile, so no knock was sent")?;
+                meant.iter().try_for_each(|name| write!(f, "; did you mean {name:?}?"))
             }
             Self::ConnectionLost(host, why) => {
                 write!(f, "{host:?}: the connection broke: {}", reason(why))
