@@ -4,14 +4,14 @@
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde::Deserialize;
 
 use crate::privileged::{Protocol, Service};
-use crate::profile::from_toml;
+use crate::profile::{self, NotRoots, from_toml};
 
 /// The most that `delay` may be, in seconds: half a day. Longer is no grant but a rule.
 const MAX_DELAY: u16 = 12 * 60 * 60;
@@ -136,9 +136,7 @@ impl Config {
         if metadata.len() > MAX_LEN {
             return Err(error(Kind::TooLarge));
         }
-        if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
-            return Err(error(Kind::NotRoots));
-        }
+        profile::roots_alone(&path).map_err(|why| error(Kind::NotRoots(why)))?;
         let mut bytes = Vec::new();
         file.take(MAX_LEN).read_to_end(&mut bytes).map_err(|why| error(Kind::Unreadable(why)))?;
         Self::parse(&bytes).map_err(|why| error(Kind::Wrong(why)))
@@ -192,20 +190,23 @@ pub struct ConfigError {
 #[derive(Debug)]
 enum Kind {
     Unreadable(io::Error),
-    NotRoots,
+    NotRoots(NotRoots),
     TooLarge,
     Wrong(String),
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Kind::NotRoots(why) = &self.kind {
+            return why.fmt(f);
+        }
         write!(f, "{:?}: ", self.path)?;
         match &self.kind {
+            Kind::NotRoots(why) => why.fmt(f),
             Kind::Unreadable(why) => write!(f, "cannot be read: {why}"),
-            Kind::NotRoots => f.write_str(
-                "must belong to root and be writable by nobody else; check what is in it, then: chown root, chmod go-w",
-            ),
-            Kind::TooLarge => write!(f, "larger than {MAX_LEN} bytes, which no config is; check what is in it"),
+            Kind::TooLarge => {
+                write!(f, "larger than {MAX_LEN} bytes, which no config is; check what is in it")
+            }
             Kind::Wrong(why) => f.write_str(why),
         }
     }

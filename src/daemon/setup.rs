@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::ifaddrs::getifaddrs;
 use nix::unistd::{User, geteuid};
@@ -15,7 +15,7 @@ use super::failure::Failure;
 use super::say;
 use super::source::{Choice, Opened};
 use crate::privileged::{Chain, Firewall, Ids, Limits, Table};
-use crate::profile::{self, ProfileFiles};
+use crate::profile::{self, NotRoots, ProfileFiles};
 
 const DEFAULT_USER: &str = "knockknock";
 const FALLBACK_USER: &str = "nobody";
@@ -46,6 +46,7 @@ impl Setup {
             })
         };
         let config_dir = args.config_dir.clone().unwrap_or_else(default_dir);
+        directory_of_root(&config_dir)?;
         let mut config = Config::load(&config_dir).map_err(Failure::Config)?;
         if let Some(log) = &args.log {
             config.log.clone_from(log);
@@ -130,11 +131,12 @@ impl Setup {
     /// others' owners out. Says how many those are.
     pub(super) fn profiles(&self) -> Result<(Vec<ProfileFiles>, usize), Failure> {
         let dir = self.config_dir.join("profiles");
+        directory_of_root(&dir)?;
         let names = profile::names(&dir).map_err(|why| Failure::ConfigDir(dir.clone(), why))?;
         let mut profiles = Vec::with_capacity(names.len());
         let mut unreadable = 0;
         for name in names {
-            match ProfileFiles::read(&dir.join(name)) {
+            match ProfileFiles::read_of_root(&dir.join(name)) {
                 Ok(files) => profiles.push(files),
                 Err(error) => {
                     unreadable += 1;
@@ -167,6 +169,14 @@ impl Setup {
         }
         Ok((door, broken.len()))
     }
+}
+
+/// Of the config directory and the one of the profiles. Each is checked before anything in it is looked at.
+fn directory_of_root(dir: &Path) -> Result<(), Failure> {
+    profile::roots_alone(dir).map_err(|error| match error {
+        NotRoots::Unreadable(path, why) => Failure::ConfigDir(path, why),
+        error => Failure::NotRoots(error),
+    })
 }
 
 fn left_out(error: &DoorError) {

@@ -17,6 +17,7 @@ mod config;
 mod create;
 mod error;
 mod files;
+mod roots;
 
 use std::io;
 use std::path::Path;
@@ -26,6 +27,7 @@ pub use config::{Layout, ProfileConfig};
 pub use create::{CreateError, create};
 pub use error::ProfileError;
 pub use files::ProfileFiles;
+pub use roots::{NotRoots, roots_alone};
 
 use crate::counter::Counter;
 use crate::layout::classic::Keys;
