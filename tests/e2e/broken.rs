@@ -112,7 +112,8 @@ fn a_wrong_config_of_the_server_is_refused_by_key_and_by_owner() {
         ("[main]\nerror_widow = 20\n", "error_widow"),
         ("[main]\ndelay = 0\n", "delay is 0"),
         ("[main]\nallow = [\"tcp/0\"]\n", "tcp/0"),
-        ("[main]\ndelay = 15 ; seconds\n", "line 2"),
+        ("[main]\ndelay = 15 seconds\n", "line 2"),
+        ("[main]\nalow = tcp/22\n", "did you mean `allow`?"),
     ] {
         fs::write(&config, content).unwrap();
         assert_says(&refuses_to_start(&site), &["knockknock.d/config", says]);

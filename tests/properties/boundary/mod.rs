@@ -9,11 +9,11 @@
 pub(crate) mod chunk;
 pub(crate) mod classic;
 pub(crate) mod config;
+pub(crate) mod ini;
 pub(crate) mod input;
 pub(crate) mod line;
 pub(crate) mod message;
 pub(crate) mod profile;
-pub(crate) mod toml;
 
 /// A boundary: the name of its fuzz target and corpus, and its properties.
 pub(crate) type Boundary = (&'static str, fn(&[u8]) -> bool);
