@@ -159,6 +159,11 @@ impl Setup {
                 files.dir()
             ));
         }
+        if self.config.allow.is_none()
+            && let Some(said) = what_is_open(&files)
+        {
+            say::event(said);
+        }
         let rules = Rules { seconds: self.config.delay, error_window: self.config.error_window };
         let (door, broken) = Door::new(files, limits, rules);
         for error in &broken {
@@ -177,6 +182,34 @@ fn directory_of_root(dir: &Path) -> Result<(), Failure> {
         NotRoots::Unreadable(path, why) => Failure::ConfigDir(path, why),
         error => Failure::NotRoots(error),
     })
+}
+
+/// What can be asked for where the config has no `allow`: nobody finds out by an intruder that theirs was lost. None:
+/// there is nobody to ask.
+fn what_is_open(files: &[ProfileFiles]) -> Option<String> {
+    /// More than these would hide what the line says.
+    const NAMED: usize = 5;
+    let profiles: Vec<_> = files.iter().filter_map(|files| files.profile().ok()).collect();
+    let names = profiles.iter().filter(|profile| profile.config.allow.is_none());
+    let names: Vec<_> = names.map(|profile| format!("{:?}", profile.name)).collect();
+    let shown = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let others = match names.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    if profiles.is_empty() {
+        None
+    } else if names.is_empty() {
+        Some("config names no `allow`: each profile can ask for what its own `allow` names".into())
+    } else if names.len() == profiles.len() {
+        Some(format!(
+            "config names no `allow`: any TCP port can be asked for (profiles {shown}{others})"
+        ))
+    } else {
+        Some(format!(
+            "config names no `allow`: any TCP port can be asked for by the profiles without their own ({shown}{others})"
+        ))
+    }
 }
 
 fn left_out(error: &DoorError) {

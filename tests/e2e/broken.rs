@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use crate::net::{Family, Net};
 use crate::process::{Running, SOON, wait_until};
-use crate::site::{HOST, KNOCK_PORT, Log, Site, write_private};
+use crate::site::{HOST, KNOCK_PORT, Log, OTHER_KNOCK_PORT, Site, write_private};
 use crate::talk::Reach;
 use crate::wire::Tap;
 
@@ -183,6 +183,29 @@ fn a_profile_that_is_not_roots_alone_is_left_out_and_the_others_work() {
         &check_finds(&site),
         &["a profile is left out", &format!("chmod go-w {elsewhere:?}")],
     );
+}
+
+#[test]
+fn a_config_without_allow_is_told_of_with_the_profiles_that_may_ask_for_anything() {
+    let mut site = Site::prepare(Net::lan(), Log::Kmsg, "");
+    let says = "config names no `allow`";
+    for (other, said) in [
+        ("", "any TCP port can be asked for (profiles \"client\", \"other\")"),
+        ("allow = tcp/22\n", "by the profiles without their own (\"client\")"),
+    ] {
+        let config = format!("[main]\nknock_port = {OTHER_KNOCK_PORT}\n{other}");
+        write_private(&site.profile("other").join("config"), config);
+        site.start_daemon();
+        assert_says(&site.wait_for(says), &[said]);
+        site.stop_daemon();
+    }
+    fs::remove_file(site.config_dir().join("config")).unwrap();
+    site.start_daemon();
+    assert_says(&site.wait_for(says), &["\"client\""]);
+    site.stop_daemon();
+    fs::write(site.config_dir().join("config"), "[main]\nallow = tcp/22\n").unwrap();
+    site.start_daemon();
+    assert!(!site.daemon().lines().iter().any(|line| line.contains(says)));
 }
 
 #[test]
