@@ -49,7 +49,7 @@ const RULES: &[Rule] = &[
     Rule {
         module: "profile",
         modules: &["counter", "layout"],
-        crates: &["base64", "getrandom", "nix", "serde", "toml", "zeroize"],
+        crates: &["base64", "configparser", "getrandom", "nix", "strsim", "zeroize"],
         never: &["std::process::Command", NETWORK],
         because: "both sides read profiles, so this must not know either",
     },
@@ -70,7 +70,7 @@ const RULES: &[Rule] = &[
     Rule {
         module: "daemon",
         modules: &["counter", "layout", "privileged", "profile", "syn"],
-        crates: &["clap", "landlock", "memchr", "nix", "notify", "seccompiler", "serde"],
+        crates: &["clap", "landlock", "memchr", "nix", "notify", "seccompiler"],
         never: &["std::process::Command", NETWORK],
         because: "what reads strangers' packets starts no program and opens no socket",
     },

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::ifaddrs::getifaddrs;
 use nix::unistd::{User, geteuid};
@@ -16,7 +16,7 @@ use super::guest::Rules;
 use super::say;
 use super::source::{Choice, Opened};
 use crate::privileged::{Chain, Firewall, Ids, Limits, Table};
-use crate::profile::{self, ProfileError, ProfileFiles};
+use crate::profile::{self, NotRoots, ProfileError, ProfileFiles};
 
 const DEFAULT_USER: &str = "knockknock";
 const FALLBACK_USER: &str = "nobody";
@@ -47,6 +47,7 @@ impl Setup {
             })
         };
         let config_dir = args.config_dir.clone().unwrap_or_else(default_dir);
+        directory_of_root(&config_dir)?;
         let mut config = Config::load(&config_dir).map_err(Failure::Config)?;
         if let Some(log) = &args.log {
             config.log.clone_from(log);
@@ -131,11 +132,12 @@ impl Setup {
     /// others' owners out. Says how many those are.
     pub(super) fn profiles(&self) -> Result<(Vec<ProfileFiles>, usize), Failure> {
         let dir = self.config_dir.join("profiles");
+        directory_of_root(&dir)?;
         let names = profile::names(&dir).map_err(|why| Failure::ConfigDir(dir.clone(), why))?;
         let mut profiles = Vec::with_capacity(names.len());
         let mut unreadable = 0;
         for name in names {
-            match ProfileFiles::read(&dir.join(name)) {
+            match ProfileFiles::read_of_root(&dir.join(name)) {
                 Ok(files) => profiles.push(files),
                 Err(error) => {
                     unreadable += 1;
@@ -158,8 +160,12 @@ impl Setup {
                 files.dir()
             ));
         }
-        let Config { delay, error_window, max_open, max_open_per_profile, .. } = self.config;
-        let max_open_per_profile = max_open_per_profile.min(max_open);
+        if self.config.allow.is_none()
+            && let Some(said) = what_is_open(&files)
+        {
+            say::event(said);
+        }
+        let Config { delay, error_window, max_open_per_profile, .. } = self.config;
         let rules = Rules { seconds: delay, error_window, max_open_per_profile };
         let (door, broken) = Door::new(files, limits, rules);
         for error in &broken {
@@ -169,6 +175,42 @@ impl Setup {
             return Err(Failure::NoProfiles(self.config_dir.join("profiles")));
         }
         Ok((door, broken.len()))
+    }
+}
+
+/// Of the config directory and the one of the profiles. Each is checked before anything in it is looked at.
+fn directory_of_root(dir: &Path) -> Result<(), Failure> {
+    profile::roots_alone(dir).map_err(|error| match error {
+        NotRoots::Unreadable(path, why) => Failure::ConfigDir(path, why),
+        error => Failure::NotRoots(error),
+    })
+}
+
+/// What can be asked for where the config has no `allow`: nobody finds out by an intruder that theirs was lost. None:
+/// there is nobody to ask.
+fn what_is_open(files: &[ProfileFiles]) -> Option<String> {
+    /// More than these would hide what the line says.
+    const NAMED: usize = 5;
+    let profiles: Vec<_> = files.iter().filter_map(|files| files.profile().ok()).collect();
+    let names = profiles.iter().filter(|profile| profile.config.allow.is_none());
+    let names: Vec<_> = names.map(|profile| format!("{:?}", profile.name)).collect();
+    let shown = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let others = match names.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    if profiles.is_empty() {
+        None
+    } else if names.is_empty() {
+        Some("config names no `allow`: each profile can ask for what its own `allow` names".into())
+    } else if names.len() == profiles.len() {
+        Some(format!(
+            "config names no `allow`: any TCP port can be asked for (profiles {shown}{others})"
+        ))
+    } else {
+        Some(format!(
+            "config names no `allow`: any TCP port can be asked for by the profiles without their own ({shown}{others})"
+        ))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -12,12 +12,15 @@ use nix::unistd::Pid;
 
 use crate::net::{Family, Net};
 use crate::process::{Running, SOON, wait_until};
-use crate::site::{HOST, KNOCK_PORT, Log, Site, write_private};
+use crate::site::{HOST, KNOCK_PORT, Log, OTHER_KNOCK_PORT, Site, write_private};
 use crate::talk::Reach;
 use crate::wire::Tap;
 
 /// The service behind the door.
 const PORT: u16 = 2222;
+
+/// Somebody who is not root.
+const NOBODY: u32 = 65_534;
 
 /// What the daemon says when it does not start. It must end with 1, and leave no table.
 #[track_caller]
@@ -105,14 +108,100 @@ fn a_wrong_config_of_the_server_is_refused_by_key_and_by_owner() {
         ("[main]\nerror_widow = 20\n", "error_widow"),
         ("[main]\ndelay = 0\n", "delay is 0"),
         ("[main]\nallow = [\"tcp/0\"]\n", "tcp/0"),
-        ("[main]\ndelay = 15 ; seconds\n", "line 2"),
+        ("[main]\ndelay = 15 seconds\n", "line 2"),
+        ("[main]\nalow = tcp/22\n", "did you mean `allow`?"),
     ] {
         fs::write(&config, content).unwrap();
         assert_says(&refuses_to_start(&site), &["knockknock.d/config", says]);
     }
-    fs::write(&config, "").unwrap();
-    fs::set_permissions(&config, fs::Permissions::from_mode(0o666)).unwrap();
-    assert_says(&refuses_to_start(&site), &["knockknock.d/config", "writable by nobody else"]);
+}
+
+#[test]
+fn a_config_directory_that_is_not_roots_alone_is_refused_with_the_way_to_mend_it() {
+    let site = with_one_profile();
+    let dir = site.config_dir();
+    for path in [dir.clone(), dir.join("profiles"), dir.join("config")] {
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        for bit in [0o020, 0o002] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode | bit)).unwrap();
+            let mend = format!("chmod go-w {path:?}");
+            assert_says(&refuses_to_start(&site), &[&mend]);
+            assert_says(&check_finds(&site), &[&mend]);
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        chown(&path, Some(NOBODY), None).unwrap();
+        let mend = format!("chown root:root {path:?}");
+        assert_says(&refuses_to_start(&site), &[&mend]);
+        assert_says(&check_finds(&site), &[&mend]);
+        chown(&path, Some(0), None).unwrap();
+    }
+    let checked = site.daemon_command().arg("--check").output().unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+}
+
+#[test]
+fn a_profile_that_is_not_roots_alone_is_left_out_and_the_others_work() {
+    let mut site = Site::prepare(Net::lan(), Log::Kmsg, "");
+    let other = site.profile("other");
+    let _service = site.net.server.echo(PORT);
+    for (what, mend) in [
+        ("", "chmod go-w"),
+        ("config", "chmod go-w"),
+        ("counter", "chmod go-w"),
+        ("", "chown root:root"),
+        ("cipher.key", "chown root:root"),
+        ("counter", "chown root:root"),
+    ] {
+        let path = if what.is_empty() { other.clone() } else { other.join(what) };
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        if mend == "chmod go-w" {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode | 0o020)).unwrap();
+        } else {
+            chown(&path, Some(NOBODY), None).unwrap();
+        }
+        let mend = format!("{mend} {path:?}");
+        assert_says(&check_finds(&site), &["a profile is left out", &mend]);
+        site.start_daemon();
+        assert_says(&site.wait_for("a profile is left out"), &[&mend]);
+        site.knock(Family::V4, PORT);
+        assert_eq!(site.reach(Family::V4, PORT), Reach::Connected, "{mend}");
+        site.stop_daemon();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        chown(&path, Some(0), None).unwrap();
+    }
+    // A link that others could turn elsewhere, and one that they could not.
+    let elsewhere = site.net.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::rename(&other, elsewhere.join("other")).unwrap();
+    fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o777)).unwrap();
+    symlink(elsewhere.join("other"), &other).unwrap();
+    assert_says(
+        &check_finds(&site),
+        &["a profile is left out", &format!("chmod go-w {elsewhere:?}")],
+    );
+}
+
+#[test]
+fn a_config_without_allow_is_told_of_with_the_profiles_that_may_ask_for_anything() {
+    let mut site = Site::prepare(Net::lan(), Log::Kmsg, "");
+    let says = "config names no `allow`";
+    for (other, said) in [
+        ("", "any TCP port can be asked for (profiles \"client\", \"other\")"),
+        ("allow = tcp/22\n", "by the profiles without their own (\"client\")"),
+    ] {
+        let config = format!("[main]\nknock_port = {OTHER_KNOCK_PORT}\n{other}");
+        write_private(&site.profile("other").join("config"), config);
+        site.start_daemon();
+        assert_says(&site.wait_for(says), &[said]);
+        site.stop_daemon();
+    }
+    fs::remove_file(site.config_dir().join("config")).unwrap();
+    site.start_daemon();
+    assert_says(&site.wait_for(says), &["\"client\""]);
+    site.stop_daemon();
+    fs::write(site.config_dir().join("config"), "[main]\nallow = tcp/22\n").unwrap();
+    site.start_daemon();
+    assert!(!site.daemon().lines().iter().any(|line| line.contains(says)));
 }
 
 #[test]
@@ -166,7 +255,7 @@ fn a_log_whose_directories_come_later_or_are_others_is_read_or_told_of() {
         if log != leads_to {
             fs::create_dir_all(log.parent().unwrap()).unwrap();
             fs::create_dir_all(leads_to.parent().unwrap()).unwrap();
-            std::os::unix::fs::symlink(&leads_to, &log).unwrap();
+            symlink(&leads_to, &log).unwrap();
         }
         let mut daemon = site.net.server.command(env!("CARGO_BIN_EXE_knock-daemon"));
         daemon.arg("--config-dir").arg(site.config_dir()).args(["--user", "nobody", "--log"]);
@@ -213,7 +302,7 @@ impl Disk {
     fn mount(at: PathBuf) -> Self {
         fs::create_dir_all(&at).unwrap();
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"])
+            .args(["-t", "tmpfs", "-o", "size=256k,mode=755", "tmpfs"])
             .arg(&at)
             .status();
         assert!(mounted.unwrap().success());

@@ -45,15 +45,18 @@ const CHUNKS: [&[u8]; 4] = [
     b"no newline at the end DPT=22 ",
 ];
 
-const CONFIGS: [&str; 6] = [
+const CONFIGS: [&str; 9] = [
     "[main]\n\"\\u001b[2J\" = 1\n",
     "",
     "[main]\ndelay=15\nerror_window=20\n",
     "[main]\ndelay = 43200\nerror_window = 10000\nlog_prefix = \"KNOCK: \"\nlog = \"/var/log/kern.log\"\n\
      firewall = \"iptables\"\nuser = \"knockknock\"\nallow = [\"tcp/22\", \"udp/60000-61000\", 'tcp/1-65535']\n\
      ipv4 = true\nipv6 = false\nmax_open = 65536\nmax_open_per_source = 65536\n",
-    "# a comment\n[main]\nlog = 'kmsg' # and another\nlog_prefix = \"\\u00e9 \\\\ \\\" \"\nmax_open = 16\n",
+    "# a comment\n[main]\nlog = 'kmsg' # and another\nlog_prefix = \"é \\\\ \\\" \"\nmax_open = 16\n",
     "[main]\ndelay = fifteen\n",
+    "; Python 2\n[DEFAULT]\nDelay: +030 ; s\n[main]\nrem no\nallow = tcp/22,\n  tcp/8000-8010 ; two\nipv4 = yes\n",
+    "\u{feff}[main]\r\nallow = [\n\"tcp/22\", # one\n]\r\nlog_prefix =\r\nuser = it's%%\r\n",
+    "[main]\nalow = tcp/22\n[mian]\n",
 ];
 
 const PROFILE_CONFIGS: [&str; 5] = [
@@ -61,7 +64,7 @@ const PROFILE_CONFIGS: [&str; 5] = [
     "[main]\nknock_port = 1622\n\n",
     "[main]\nknock_port=666\nlayout=\"classic\"\naddress = \"fe80::1%eth0\"\nport = 22\nallow = [\"tcp/22\"]\n",
     "[main]\nknock_port = 0\n",
-    "main.knock_port = 65535\n",
+    "[DEFAULT]\nKNOCK_PORT: 065535 ; it\n[main]\nallow = tcp/22, tcp/80-\n  udp/53\n",
 ];
 
 const COUNTERS: [&str; 10] = [

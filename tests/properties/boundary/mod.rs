@@ -11,13 +11,13 @@ pub(crate) mod auth;
 pub(crate) mod chunk;
 pub(crate) mod classic;
 pub(crate) mod config;
+pub(crate) mod ini;
 pub(crate) mod input;
 pub(crate) mod line;
 pub(crate) mod message;
 pub(crate) mod profile;
 pub(crate) mod sequence;
 pub(crate) mod socks;
-pub(crate) mod toml;
 
 /// A boundary: the name of its fuzz target and corpus, and its properties.
 pub(crate) type Boundary = (&'static str, fn(&[u8]) -> bool);
