@@ -175,7 +175,7 @@ impl Sshd {
              Host {HOST}\n  ProxyCommand knock -W %h:%p\n\
              Host plain by-exec\n  HostName {}\n\
              Host plain\n  Port {OPEN_PORT}\n\
-             Match originalhost by-exec exec \"knock --wait 50 -p 22 {HOST}\"\n",
+             Match originalhost by-exec exec \"knock -p 22 {HOST}\"\n",
             identity.display(),
             site.net.server.address(family)
         );
