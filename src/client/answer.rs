@@ -141,26 +141,27 @@ impl Ear {
         for _ in 0..MOST_AT_ONCE {
             let mut bytes = [0; ENOUGH];
             match socket::recv(self.0.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
-                Ok(len) => match answer_in(bytes.get(..len)?, packet) {
-                    Some(answer) => return Some(answer),
-                    None => {}
-                },
+                Ok(len) => {
+                    let answer = bytes.get(..len).and_then(|bytes| answer_in(bytes, packet));
+                    if answer.is_some() {
+                        return answer;
+                    }
+                }
                 Err(Errno::EAGAIN) => break,
                 // An error that arrived, of which the queue of errors has the details.
                 Err(_) => {}
             }
         }
-        (0..MOST_AT_ONCE).map_while(|_| self.next_error(packet)).flatten().next()
+        (0..MOST_AT_ONCE).map_while(|_| self.next_error(packet).ok()).flatten().next()
     }
 
-    /// The next of the ICMP errors that have arrived; `Some(None)` where it is not about `packet`.
-    fn next_error(&self, packet: &KnockPacket) -> Option<Option<Answer>> {
+    /// The next of the ICMP errors that have arrived; `None` where it is not about `packet`.
+    fn next_error(&self, packet: &KnockPacket) -> Result<Option<Answer>, Errno> {
         let mut bytes = [0; ENOUGH];
         let mut control = cmsg_space!(sock_extended_err, sockaddr_in6);
         let mut parts = [IoSliceMut::new(&mut bytes)];
         let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-        let message =
-            recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut control), flags).ok()?;
+        let message = recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
         let error = message.cmsgs().ok().and_then(|mut all| {
             all.find_map(|one| match one {
                 ControlMessageOwned::Ipv4RecvErr(error, _)
@@ -171,7 +172,7 @@ impl Ear {
         let len = message.bytes;
         let number = error.and_then(|error| i32::try_from(error.ee_errno).ok());
         let ours = bytes.get(..len).is_some_and(|quoted| is_quoted(quoted, packet));
-        Some(number.filter(|_| ours).map(|number| Answer::Icmp(Errno::from_raw(number))))
+        Ok(number.filter(|_| ours).map(|number| Answer::Icmp(Errno::from_raw(number))))
     }
 }
 

@@ -136,14 +136,14 @@ struct Attempt {
     begun: Instant,
 }
 
-/// Sends what `send` is asked to and connects to `port` until a connection stands or there is no more hope.
+/// Has `leave` send knocks and connects to `port` until a connection stands or there is no more hope.
 ///
-/// `routes`: the ways to the host, best first. `send` makes a knock or sends one again, and gives what it takes to send
+/// `routes`: the ways to the host, best first. `leave` makes a knock or sends one again, and gives what it takes to send
 /// it again.
 pub fn knock_and_connect<S>(
     routes: &[Route],
     port: u16,
-    mut send: impl FnMut(Next<'_, S>) -> Result<S, Failure>,
+    mut leave: impl FnMut(Next<'_, S>) -> Result<S, Failure>,
 ) -> Result<Connected, Failure> {
     let mut race = Race::new(routes, port);
     loop {
@@ -152,7 +152,7 @@ pub fn knock_and_connect<S>(
             return Err(Failure::NeverOpened(race.failure(now)));
         }
         if let Some(next) = race.next_to_send(now) {
-            match send(next) {
+            match leave(next) {
                 Ok(sent) => race.sent(sent),
                 // A firewall of our own may shut one family off; the other may lead there.
                 Err(why @ Failure::NotSent { .. }) => race.not_sent(why)?,

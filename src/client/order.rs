@@ -16,7 +16,7 @@ use super::target::Route;
 const MOST_UNSENT: usize = 3;
 
 /// What is to leave now. `S` is what a knock that was sent leaves behind, enough to send it again.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next<'a, S> {
     /// A knock of its own, with a counter of its own.
     New(&'a Route),

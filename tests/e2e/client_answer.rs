@@ -1,0 +1,163 @@
+//! `knock` and then, at once, a program that connects: it gets in each time, because `knock` waits for the answer to
+//! its SYN. And what it says that came back.
+
+use std::time::Duration;
+
+use crate::delay::Delay;
+use crate::net::{FAMILIES, Family, Net};
+use crate::person::{Person, Sshd, said};
+use crate::site::{HOST, KNOCK_PORT, Log, Site, logs};
+
+const PORT: u16 = 2222;
+/// How long a frame takes, each way, on a long wire, and how much more or less.
+const LONG: Duration = Duration::from_millis(80);
+const JITTER: Duration = Duration::from_millis(20);
+
+/// How often each is tried; `KNOCKKNOCK_ROUNDS` for a figure.
+fn rounds(usual: u32) -> u32 {
+    std::env::var("KNOCKKNOCK_ROUNDS").map_or(usual, |text| text.parse().unwrap())
+}
+
+/// Runs `knock -p PORT HOST && connect` again and again as a person does.
+fn knock_and(site: &Site, person: &Person, port: u16, connect: &str, rounds: u32, what: &str) {
+    let mut failed = Vec::new();
+    for _ in 0..rounds {
+        let line = format!("knock -p {port} {HOST} && {connect}");
+        let output = person.sh(&site.net.client, &line);
+        if !output.status.success() {
+            failed.push(said(&output));
+        }
+    }
+    let got_in = rounds as usize - failed.len();
+    eprintln!("knock && {what}: {got_in} of {rounds}");
+    assert!(failed.is_empty(), "{what}: {got_in} of {rounds} got in: {failed:#?}");
+}
+
+fn always_in(delay: Option<Duration>, with_ssh: bool, usual: u32) {
+    let how = if delay.is_some() { "80 ms each way, jitter 20 ms" } else { "no delay" };
+    std::thread::scope(|scope| {
+        for log in logs() {
+            scope.spawn(move || {
+                for family in FAMILIES {
+                    let net = Net::lan();
+                    let _wire = delay.map(|delay| Delay::on(&net, delay, JITTER));
+                    let site = Site::start(net, log, "delay = 15\n");
+                    let person = Person::new(&site, family);
+                    let what = |program| format!("{program}, {family:?}, {log:?}, {how}");
+                    if with_ssh {
+                        let sshd = Sshd::start(&site, &person, family);
+                        let ssh = format!("ssh -F {} direct true", sshd.config.display());
+                        knock_and(&site, &person, 22, &ssh, rounds(usual), &what("ssh"));
+                    } else {
+                        let _service = site.net.server.echo(PORT);
+                        let nc = format!("nc -z {} {PORT}", site.net.server.address(family));
+                        knock_and(&site, &person, PORT, &nc, rounds(usual), &what("nc -z"));
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn knock_and_nc_gets_in_each_time() {
+    always_in(None, false, 20);
+}
+
+#[test]
+fn knock_and_ssh_gets_in_each_time() {
+    always_in(None, true, 10);
+}
+
+#[test]
+fn knock_and_nc_gets_in_each_time_over_a_long_wire() {
+    always_in(Some(LONG), false, 10);
+}
+
+#[test]
+fn knock_and_ssh_gets_in_each_time_over_a_long_wire() {
+    always_in(Some(LONG), true, 3);
+}
+
+#[test]
+fn what_came_back_is_said() {
+    for family in FAMILIES {
+        let site = Site::start(Net::lan(), Log::Kmsg, "delay = 15\n");
+        let server = &site.net.server;
+        let person = Person::new(&site, family);
+        let knock = |arguments: &[&str]| {
+            let arguments = [arguments, &["-p", "2222", HOST]].concat();
+            let output = person.knock(&site.net.client, &arguments, "");
+            assert!(output.status.success(), "{}", said(&output));
+            said(&output)
+        };
+        let text = knock(&[]);
+        assert!(text.contains(": answered after ") && text.contains(" ms (refused)"), "{text}");
+        for wait in ["0", "20"] {
+            let text = knock(&["--wait", wait]);
+            assert!(text.contains("sent one SYN") && !text.contains("answer"), "{text}");
+        }
+        // Each of these comes before the firewall of the site, and goes again.
+        let with = |rule: &str, expected: &str| {
+            server.nft(&format!(
+                "table inet first {{ chain in {{ type filter hook input priority -300; tcp dport {KNOCK_PORT} {rule}; }}; }}"
+            ));
+            let text = knock(&[]);
+            assert!(text.contains(expected), "{rule}: {text}");
+            server.nft("delete table inet first");
+        };
+        with("drop", ": no answer: dropped, or lost on the way");
+        with("reject with icmpx type port-unreachable", " ms (ICMP: Connection refused)");
+        with("reject with icmpx type admin-prohibited", " ms (ICMP: ");
+    }
+}
+
+#[test]
+fn an_open_knock_port_is_told_of() {
+    let mut site = Site::start(Net::lan(), Log::Kmsg, "delay = 15\n");
+    let _service = site.net.server.echo(KNOCK_PORT);
+    site.minimal_firewall(&["--allow", &format!("tcp/{KNOCK_PORT}")]);
+    site.stop_daemon();
+    for family in FAMILIES {
+        let person = Person::new(&site, family);
+        let output = person.knock(&site.net.client, &["-p", "2222", HOST], "");
+        let text = said(&output);
+        assert!(text.contains(" ms (accepted: something listens on the knock port)"), "{text}");
+    }
+}
+
+#[test]
+fn several_hosts_are_knocked_at_before_any_answer_is_waited_for() {
+    let site = Site::start(Net::lan(), Log::Kmsg, "delay = 15\n");
+    let person = Person::new(&site, Family::V4);
+    let output = person.knock(&site.net.client, &["-p", "2222", HOST, HOST, HOST], "");
+    assert!(output.status.success(), "{}", said(&output));
+    let text = said(&output);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 6, "{text}");
+    assert!(lines[..3].iter().all(|line| line.contains("sent one SYN")), "{text}");
+    assert!(lines[3..].iter().all(|line| line.contains("(refused)")), "{text}");
+}
+
+#[test]
+fn strangers_packets_hide_no_answer() {
+    use crate::wire::{Flood, Route, make_syn};
+    use std::net::SocketAddr;
+    let site = Site::start(Net::lan(), Log::Kmsg, "delay = 15\n");
+    let (client, server, other) = (&site.net.client, &site.net.server, &site.net.other);
+    let to = SocketAddr::new(client.ipv4.into(), 9);
+    // From another host, and from the server's address: raw sockets of the client get them all.
+    let frames = [other, server].map(|from| {
+        make_syn(Route::between(other, client), SocketAddr::new(from.ipv4.into(), 40_000), to, 7)
+    });
+    let person = Person::new(&site, Family::V4);
+    let flood = Flood::start(other, frames.to_vec());
+    let mut answered = 0;
+    for _ in 0..5 {
+        let output = person.knock(client, &["-p", "2222", HOST], "");
+        assert!(output.status.success(), "{}", said(&output));
+        answered += u32::from(said(&output).contains("(refused)"));
+    }
+    assert!(flood.stop() > 1000);
+    assert!(answered > 0, "a flood may drown an answer, not all");
+}
