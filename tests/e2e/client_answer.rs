@@ -7,11 +7,14 @@ use crate::delay::Delay;
 use crate::net::{FAMILIES, Family, Net};
 use crate::person::{Person, Sshd, said};
 use crate::site::{HOST, KNOCK_PORT, Log, Site, logs};
+use crate::talk::Reach;
+use crate::wire::Tap;
 
 const PORT: u16 = 2222;
 /// How long a frame takes, each way, on a long wire, and how much more or less.
 const LONG: Duration = Duration::from_millis(80);
 const JITTER: Duration = Duration::from_millis(20);
+const QUIET: Duration = Duration::from_millis(100);
 
 /// How often each is tried; `KNOCKKNOCK_ROUNDS` for a figure.
 fn rounds(usual: u32) -> u32 {
@@ -33,30 +36,55 @@ fn knock_and(site: &Site, person: &Person, port: u16, connect: &str, rounds: u32
     assert!(failed.is_empty(), "{what}: {got_in} of {rounds} got in: {failed:#?}");
 }
 
+/// Lets both ends learn each other's Ethernet address: a long wire is many short ones, and this goes over the first.
+fn meet(site: &Site, family: Family) {
+    assert_eq!(site.reach(family, PORT), Reach::Refused);
+}
+
 fn always_in(delay: Option<Duration>, with_ssh: bool, usual: u32) {
     let how = if delay.is_some() { "80 ms each way, jitter 20 ms" } else { "no delay" };
     std::thread::scope(|scope| {
-        for log in logs() {
+        for (log, family) in logs().into_iter().flat_map(|log| FAMILIES.map(|family| (log, family)))
+        {
             scope.spawn(move || {
-                for family in FAMILIES {
-                    let net = Net::lan();
-                    let _wire = delay.map(|delay| Delay::on(&net, delay, JITTER));
-                    let site = Site::start(net, log, "delay = 15\n");
-                    let person = Person::new(&site, family);
-                    let what = |program| format!("{program}, {family:?}, {log:?}, {how}");
-                    if with_ssh {
-                        let sshd = Sshd::start(&site, &person, family);
-                        let ssh = format!("ssh -F {} direct true", sshd.config.display());
-                        knock_and(&site, &person, 22, &ssh, rounds(usual), &what("ssh"));
-                    } else {
-                        let _service = site.net.server.echo(PORT);
-                        let nc = format!("nc -z {} {PORT}", site.net.server.address(family));
-                        knock_and(&site, &person, PORT, &nc, rounds(usual), &what("nc -z"));
-                    }
+                let net = Net::lan();
+                let _wire = delay.map(|delay| Delay::on(&net, delay, JITTER));
+                let site = Site::start(net, log, "delay = 15\n");
+                site.first_in_line();
+                meet(&site, family);
+                let person = Person::new(&site, family);
+                let what = |program| format!("{program}, {family:?}, {log:?}, {how}");
+                if with_ssh {
+                    let sshd = Sshd::start(&site, &person, family);
+                    let ssh = format!("ssh -F {} direct true", sshd.config.display());
+                    knock_and(&site, &person, 22, &ssh, rounds(usual), &what("ssh"));
+                } else {
+                    let _service = site.net.server.echo(PORT);
+                    let nc = format!("nc -z {} {PORT}", site.net.server.address(family));
+                    knock_and(&site, &person, PORT, &nc, rounds(usual), &what("nc -z"));
                 }
             });
         }
     });
+}
+
+#[test]
+fn when_knock_ends_the_server_has_its_packet() {
+    for family in FAMILIES {
+        for command in [&["-p", "2222", HOST][..], &["-p", "2222", HOST, "--", "true"]] {
+            let net = Net::lan();
+            let wire = Delay::on(&net, LONG, JITTER);
+            let site = Site::start(net, Log::Kmsg, "delay = 15\n");
+            meet(&site, family);
+            let person = Person::new(&site, family);
+            let mut tap = Tap::on(&site.net.server);
+            let output = person.knock(&site.net.client, command, "");
+            // The wire is cut: what is still on its way never arrives.
+            drop(wire);
+            assert!(output.status.success(), "{}", said(&output));
+            assert_eq!(tap.syns_to(KNOCK_PORT, QUIET).len(), 1, "{}", said(&output));
+        }
+    }
 }
 
 #[test]
@@ -116,8 +144,8 @@ fn what_came_back_is_said() {
 fn an_open_knock_port_is_told_of() {
     let mut site = Site::start(Net::lan(), Log::Kmsg, "delay = 15\n");
     let _service = site.net.server.echo(KNOCK_PORT);
-    site.minimal_firewall(&["--allow", &format!("tcp/{KNOCK_PORT}")]);
     site.stop_daemon();
+    site.net.server.run(&["nft", "flush", "ruleset"]);
     for family in FAMILIES {
         let person = Person::new(&site, family);
         let output = person.knock(&site.net.client, &["-p", "2222", HOST], "");
