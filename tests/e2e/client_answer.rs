@@ -1,12 +1,11 @@
-//! `knock` and then, at once, a program that connects: it gets in each time, because `knock` waits for the answer to
-//! its SYN. And what it says that came back.
+//! `knock` waits for the answer to its SYN, and says what came back. `tests/knock_then_connect.rs` tries what it is for.
 
 use std::time::Duration;
 
 use crate::delay::Delay;
 use crate::net::{FAMILIES, Family, Net};
-use crate::person::{Person, Sshd, said};
-use crate::site::{HOST, KNOCK_PORT, Log, Site, logs};
+use crate::person::{Person, said};
+use crate::site::{HOST, KNOCK_PORT, Log, Site};
 use crate::talk::Reach;
 use crate::wire::Tap;
 
@@ -16,56 +15,9 @@ const LONG: Duration = Duration::from_millis(80);
 const JITTER: Duration = Duration::from_millis(20);
 const QUIET: Duration = Duration::from_millis(100);
 
-/// How often each is tried; `KNOCKKNOCK_ROUNDS` for a figure.
-fn rounds(usual: u32) -> u32 {
-    std::env::var("KNOCKKNOCK_ROUNDS").map_or(usual, |text| text.parse().unwrap())
-}
-
-/// Runs `knock -p PORT HOST && connect` again and again as a person does.
-fn knock_and(site: &Site, person: &Person, port: u16, connect: &str, rounds: u32, what: &str) {
-    let mut failed = Vec::new();
-    for _ in 0..rounds {
-        let line = format!("knock -p {port} {HOST} && {connect}");
-        let output = person.sh(&site.net.client, &line);
-        if !output.status.success() {
-            failed.push(said(&output));
-        }
-    }
-    let got_in = rounds as usize - failed.len();
-    eprintln!("knock && {what}: {got_in} of {rounds}");
-    assert!(failed.is_empty(), "{what}: {got_in} of {rounds} got in: {failed:#?}");
-}
-
 /// Lets both ends learn each other's Ethernet address: a long wire is many short ones, and this goes over the first.
 fn meet(site: &Site, family: Family) {
     assert_eq!(site.reach(family, PORT), Reach::Refused);
-}
-
-fn always_in(delay: Option<Duration>, with_ssh: bool, usual: u32) {
-    let how = if delay.is_some() { "80 ms each way, jitter 20 ms" } else { "no delay" };
-    std::thread::scope(|scope| {
-        for (log, family) in logs().into_iter().flat_map(|log| FAMILIES.map(|family| (log, family)))
-        {
-            scope.spawn(move || {
-                let net = Net::lan();
-                let _wire = delay.map(|delay| Delay::on(&net, delay, JITTER));
-                let site = Site::start(net, log, "delay = 15\n");
-                site.first_in_line();
-                meet(&site, family);
-                let person = Person::new(&site, family);
-                let what = |program| format!("{program}, {family:?}, {log:?}, {how}");
-                if with_ssh {
-                    let sshd = Sshd::start(&site, &person, family);
-                    let ssh = format!("ssh -F {} direct true", sshd.config.display());
-                    knock_and(&site, &person, 22, &ssh, rounds(usual), &what("ssh"));
-                } else {
-                    let _service = site.net.server.echo(PORT);
-                    let nc = format!("nc -z {} {PORT}", site.net.server.address(family));
-                    knock_and(&site, &person, PORT, &nc, rounds(usual), &what("nc -z"));
-                }
-            });
-        }
-    });
 }
 
 #[test]
@@ -85,26 +37,6 @@ fn when_knock_ends_the_server_has_its_packet() {
             assert_eq!(tap.syns_to(KNOCK_PORT, QUIET).len(), 1, "{}", said(&output));
         }
     }
-}
-
-#[test]
-fn knock_and_nc_gets_in_each_time() {
-    always_in(None, false, 20);
-}
-
-#[test]
-fn knock_and_ssh_gets_in_each_time() {
-    always_in(None, true, 10);
-}
-
-#[test]
-fn knock_and_nc_gets_in_each_time_over_a_long_wire() {
-    always_in(Some(LONG), false, 10);
-}
-
-#[test]
-fn knock_and_ssh_gets_in_each_time_over_a_long_wire() {
-    always_in(Some(LONG), true, 3);
 }
 
 #[test]

@@ -197,7 +197,7 @@ fn where_a_firewall_drops_an_open_port_that_nobody_listens_on_is_told_of() {
         // Refusals by a firewall never leave; the host's own, of a SYN that was let in, do.
         site.net.server.nft(
             "table inet silent { \
-             chain in { type filter hook input priority -5; tcp dport != 2222 accept; meta mark & 0x20000000 == 0 drop; }; \
+             chain in { type filter hook input priority -5; tcp dport 2222 meta mark & 0x20000000 == 0 drop; }; \
              chain out { type filter hook output priority 10; tcp flags rst tcp sport 666 drop; }; }",
         );
         let person = Person::new(&site, family);
