@@ -81,7 +81,6 @@ fn always_in(delay: Option<Duration>, with_ssh: bool, usual: u32) {
         let net = Net::lan();
         let _wire = delay.map(|delay| Delay::on(&net, delay, JITTER));
         let site = Site::start(net, log, "delay = 15\n");
-        site.first_in_line();
         meet(&site, family);
         let person = Person::new(&site, family);
         let what = |program| format!("{program}, {family:?}, {log:?}, {how}");

@@ -74,7 +74,6 @@ fn ssh_by_the_readme_s_proxycommand_works_a_hundred_times_in_a_row() {
 #[test]
 fn ssh_by_the_readme_s_match_exec_works_too() {
     let site = Site::start(Net::lan(), Log::Kmsg, "delay = 15\n");
-    site.first_in_line();
     let person = Person::new(&site, Family::V4);
     let sshd = Sshd::start(&site, &person, Family::V4);
     for _ in 0..10 {

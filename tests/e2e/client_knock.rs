@@ -262,7 +262,6 @@ fn while_the_resolver_works_no_capability_is_held() {
 #[test]
 fn a_command_runs_after_the_knock_and_its_exit_code_is_ours() {
     let mut site = site();
-    site.first_in_line();
     let service = site.net.server.echo(PORT);
     let person = Person::new(&site, Family::V4);
     let address = site.net.server.ipv4;

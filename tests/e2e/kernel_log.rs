@@ -8,14 +8,14 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, gettid, mkfifo};
+use nix::unistd::mkfifo;
 
 use crate::net::Net;
 use crate::process::{Running, SOON, wait_until};
@@ -171,7 +171,6 @@ pub(crate) struct Rsyslog {
     program: Option<Running>,
     over: Arc<AtomicBool>,
     pump: Option<JoinHandle<()>>,
-    pump_thread: Pid,
 }
 
 impl Rsyslog {
@@ -199,13 +198,9 @@ impl Rsyslog {
         // Opened for both, so that neither end ever sees the other one gone.
         let fifo = OpenOptions::new().read(true).write(true).open(path("proc-kmsg")).unwrap();
         let over = Arc::new(AtomicBool::new(false));
-        let (tell, told) = mpsc::channel();
         let pump = thread::spawn({
             let (kmsg, over) = (Kmsg::from_now_on(&net.prefix), Arc::clone(&over));
-            move || {
-                let _ = tell.send(gettid());
-                pump(kmsg, fifo, &over);
-            }
+            move || pump(kmsg, fifo, &over)
         });
         let mut rsyslog = Self {
             kern_log: path("kern.log"),
@@ -214,15 +209,9 @@ impl Rsyslog {
             program: None,
             over,
             pump: Some(pump),
-            pump_thread: told.recv().unwrap(),
         };
         rsyslog.resume();
         rsyslog
-    }
-
-    /// Its process, and the thread of ours that is its kernel.
-    pub(crate) fn pids(&self) -> Vec<Pid> {
-        self.program.iter().map(Running::pid).chain([self.pump_thread]).collect()
     }
 
     /// Stops rsyslogd; lines that come meanwhile wait, as in the kernel's own buffer.

@@ -165,19 +165,6 @@ impl Site {
         self.daemon.as_mut().expect("the daemon was started")
     }
 
-    /// Whatever else this machine does, the server's programs run from now on as soon as they have something to do: for
-    /// tests of how long a knock waits for them, which are none of how many others wait for a processor.
-    pub(crate) fn first_in_line(&self) {
-        let mut pids = self.net.server.processes();
-        pids.extend(self.rsyslog.iter().flat_map(Rsyslog::pids));
-        for pid in pids {
-            let mut command = Command::new("chrt");
-            let status =
-                command.args(["--all-tasks", "--rr", "--pid", "10"]).arg(pid.to_string()).status();
-            assert!(status.unwrap().success());
-        }
-    }
-
     /// The rsyslog that runs.
     pub(crate) fn rsyslog(&mut self) -> &mut Rsyslog {
         self.rsyslog.as_mut().expect("the log is a file")
