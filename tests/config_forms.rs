@@ -176,6 +176,7 @@ fn a_servers_config_is_read_as_the_original_and_with_everything_of_ours() {
         ipv4: false,
         max_open: 10,
         max_open_per_source: 10,
+        max_open_per_profile: 10,
         ..Config::default()
     };
     assert_eq!(config, expected);

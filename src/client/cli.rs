@@ -35,7 +35,9 @@ Examples:
 A HOST is a profile in ~/.knockknock, made on the server by knock-genprofile;
 user@HOST, HOST:PORT and [ADDRESS]:PORT are understood. -W connects without a
 knock where there is no profile.
--W knocks up to 3 times and gives up after 10 seconds; who came first with the
+knock waits until its SYN is answered and 20 ms more, for the server to open;
+without an answer, 200 ms in all. Whether the server accepted it, nothing tells.
+-W tries for up to 10 seconds, with 2 counters at most; who came first with the
 same profile has its turn before that.
 Exit status: 0 done, 1 could not, 2 wrong usage; with a COMMAND: the command's,
 127 if it cannot be started."
@@ -52,16 +54,16 @@ pub struct Cli {
     #[arg(short = 'W', value_name = "HOST:PORT", value_parser = parse_host_port,
           conflicts_with_all = ["hosts", "port", "dry_run", "command", "wait"])]
     pub connect: Option<(String, u16)>,
-    /// Use IPv4; with -6 too: one knock for each
+    /// Use IPv4 alone [default: one knock for each that HOST has]
     #[arg(short = '4')]
     pub v4: bool,
-    /// Use IPv6
+    /// Use IPv6 alone
     #[arg(short = '6')]
     pub v6: bool,
     /// Knock from this address of this machine
     #[arg(long, value_name = "ADDRESS")]
     pub source: Option<IpAddr>,
-    /// Wait after the knock [default: 0; 50 before a COMMAND]
+    /// Wait this long, 0 not at all [default: for the answer, see below]
     #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u16))]
     pub wait: Option<u16>,
     /// Show the packet and the server's log line; send nothing
@@ -96,10 +98,6 @@ pub struct Target {
     pub port: Option<u16>,
 }
 
-/// A server needs some milliseconds to open, and to look whether it has would use the grant up. So a command that
-/// connects at once is started a little later; longer than the slowest log takes, shorter than a person notices.
-const BEFORE_A_COMMAND: Duration = Duration::from_millis(50);
-
 impl Cli {
     /// What each option by itself cannot tell to be wrong.
     pub fn check(&self) -> Result<(), clap::Error> {
@@ -118,21 +116,16 @@ impl Cli {
     #[must_use]
     pub fn family(&self) -> Family {
         match (self.v4, self.v6) {
-            (false, false) => Family::Any,
             (true, false) => Family::V4,
             (false, true) => Family::V6,
-            (true, true) => Family::Both,
+            _ => Family::Any,
         }
     }
 
-    /// How long to wait after the last knock.
+    /// How long to wait after the last knock; `None`: for the answers.
     #[must_use]
-    pub fn wait_after(&self) -> Duration {
-        match self.wait {
-            Some(milliseconds) => Duration::from_millis(milliseconds.into()),
-            None if self.command.is_empty() => Duration::ZERO,
-            None => BEFORE_A_COMMAND,
-        }
+    pub fn wait_after(&self) -> Option<Duration> {
+        self.wait.map(|milliseconds| Duration::from_millis(milliseconds.into()))
     }
 }
 
@@ -264,8 +257,8 @@ mod tests {
             (&["host"][..], Family::Any),
             (&["-4", "host"], Family::V4),
             (&["-6", "host"], Family::V6),
-            (&["-4", "-6", "host"], Family::Both),
-            (&["-46", "host"], Family::Both),
+            (&["-4", "-6", "host"], Family::Any),
+            (&["-46", "host"], Family::Any),
         ] {
             assert_eq!(parse(arguments).unwrap().family(), family);
         }
@@ -292,9 +285,11 @@ mod tests {
         let cli = parse(&["-p", "22", "host", "--", "ssh", "-v", "host"]).unwrap();
         assert_eq!(cli.hosts, [Target { host: "host".into(), port: None }]);
         assert_eq!(cli.command, ["ssh", "-v", "host"]);
-        assert_eq!(cli.wait_after(), BEFORE_A_COMMAND);
-        assert_eq!(parse(&["--wait", "7", "host"]).unwrap().wait_after().as_millis(), 7);
-        assert_eq!(parse(&["host"]).unwrap().wait_after(), Duration::ZERO);
+        assert_eq!(cli.wait_after(), None);
+        for milliseconds in [0, 7] {
+            let cli = parse(&["--wait", &milliseconds.to_string(), "host"]).unwrap();
+            assert_eq!(cli.wait_after(), Some(Duration::from_millis(milliseconds)));
+        }
     }
 
     #[test]

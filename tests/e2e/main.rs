@@ -14,6 +14,7 @@
 
 #[allow(dead_code, reason = "some of it is for the benchmarks, which share it")]
 mod cost;
+mod delay;
 mod kernel_log;
 mod net;
 mod person;
@@ -24,6 +25,7 @@ mod wire;
 
 mod beside;
 mod broken;
+mod client_answer;
 mod client_connect;
 mod client_knock;
 mod client_plain;

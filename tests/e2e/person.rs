@@ -158,7 +158,7 @@ pub(crate) const OPEN_PORT: u16 = 2200;
 pub(crate) struct Sshd {
     _running: Running,
     /// The person's `ssh_config`: the server by its name with the README's `ProxyCommand`, `by-exec` with
-    /// its `Match exec`, `plain` with neither.
+    /// its `Match exec`, `direct` and, on the open port, `plain` with neither.
     pub(crate) config: PathBuf,
 }
 
@@ -188,9 +188,9 @@ impl Sshd {
             "Host *\n  User root\n  IdentityFile {}\n  IdentitiesOnly yes\n  StrictHostKeyChecking no\n  \
              UserKnownHostsFile /dev/null\n  LogLevel ERROR\n  BatchMode yes\n\
              Host {HOST}\n  ProxyCommand knock -W %h:%p\n\
-             Host plain by-exec\n  HostName {}\n\
+             Host plain by-exec direct\n  HostName {}\n\
              Host plain\n  Port {OPEN_PORT}\n\
-             Match originalhost by-exec exec \"knock --wait 50 -p 22 {HOST}\"\n",
+             Match originalhost by-exec exec \"knock -p 22 {HOST}\"\n",
             identity.display(),
             site.net.server.address(family)
         );

@@ -237,13 +237,22 @@ fn in_frame(route: Route, is_ipv4: bool, packet: &[u8]) -> Vec<u8> {
 }
 
 fn interface() -> NetworkInterface {
-    datalink::interfaces().into_iter().find(|interface| interface.name == "eth0").expect("eth0")
+    interface_named("eth0")
+}
+
+fn interface_named(name: &str) -> NetworkInterface {
+    datalink::interfaces().into_iter().find(|interface| interface.name == name).expect(name)
 }
 
 fn channel() -> (Box<dyn DataLinkSender>, Box<dyn DataLinkReceiver>) {
+    channel_on("eth0")
+}
+
+/// Frames of an interface of the caller's namespace.
+pub(crate) fn channel_on(name: &str) -> (Box<dyn DataLinkSender>, Box<dyn DataLinkReceiver>) {
     let config = Config { read_timeout: Some(Duration::from_millis(100)), ..Config::default() };
-    match datalink::channel(&interface(), config).unwrap() {
+    match datalink::channel(&interface_named(name), config).unwrap() {
         Channel::Ethernet(sender, receiver) => (sender, receiver),
-        _ => panic!("eth0 is no Ethernet"),
+        _ => panic!("{name} is no Ethernet"),
     }
 }
