@@ -168,7 +168,9 @@ pub fn sequences(
         keys.apply_keystream(first, stream.as_flattened_mut());
         for (_, [_, _, k0, k1, k2, k3, ..]) in (0..count).zip(stream.iter()) {
             let key = u32::from_be_bytes([*k0, *k1, *k2, *k3]);
-            macs.iter().for_each(|mac| each(u32::from_be_bytes(*mac) ^ key));
+            for mac in &macs {
+                each(u32::from_be_bytes(*mac) ^ key);
+            }
         }
         first += count;
     }
