@@ -17,12 +17,14 @@ use knockknock::daemon::line::{Framing, parse};
 use knockknock::daemon::source::{PortSet, wanted_lines};
 use knockknock::layout::Request;
 use knockknock::layout::classic::{Keys, open, seal};
+use knockknock::layout::receiver::FAR;
 use support::lines::{junk, knock_line};
 use support::measure::{Samples, Table, rate, seconds, time};
 
 const ROUNDS: usize = 15;
 const LINES: usize = 100_000;
 const KNOCKS: usize = 20_000;
+const FAR_LOOKS: usize = 10;
 /// As much as the daemon reads at once.
 const PIECE: usize = 64 * 1024;
 const PREFIX: &str = "REJECT ";
@@ -97,7 +99,7 @@ fn the_knock() {
         ("a knock 19 counters ahead", good(19), true),
         ("no knock: 20 counters tried", seal(&other, Request(22), 5).expect("as above"), false),
     ];
-    let mut times = vec![Samples::default(); cases.len() + 1];
+    let mut times = vec![Samples::default(); cases.len() + 2];
     let line = knock_line(PREFIX, [192, 0, 2, 7].into(), 666, &cases[0].1);
     for _ in 0..ROUNDS {
         for ((_, fields, opens), times) in cases.iter().zip(&mut times) {
@@ -116,9 +118,20 @@ fn the_knock() {
         });
         assert_eq!(parsed, KNOCKS);
         times[cases.len()].add_time(taken);
+        let junk = &cases[2].1;
+        let (taken, found) = time(|| {
+            let looks =
+                |_: &usize| open(black_box(&keys), 1000 + WINDOW, FAR - WINDOW, junk).is_ok();
+            (0..FAR_LOOKS).filter(looks).count()
+        });
+        assert_eq!(found, 0);
+        times[cases.len() + 1].add_time(taken * u32::try_from(KNOCKS / FAR_LOOKS).unwrap());
     }
     let mut table = Table::new(["one SYN on a knock port", "time", "a second"]);
-    let names = cases.iter().map(|(name, ..)| *name).chain(["its line parsed"]);
+    let names = cases
+        .iter()
+        .map(|(name, ..)| *name)
+        .chain(["its line parsed", "no knock: 4,096 counters tried (metered)"]);
     for (name, times) in names.zip(&times) {
         table.row([
             name.into(),

@@ -6,30 +6,35 @@ called_in=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
+# shellcheck disable=SC2034 # lib.sh says it
+NEEDS_ROOT="writes to the system's directories and gives knock a capability"
 export PATH="$PATH:/usr/sbin:/sbin"
 
 usage() {
     cat <<END
-Builds and installs knock, knock-proxy, knock-daemon and knock-genprofile.
+Builds and installs knock, knock-proxy, knock-daemon and knock-genprofile. Run again, it upgrades them.
 
-usage: scripts/install.sh [--prefix DIR] [--client]
+usage: scripts/install.sh [--prefix DIR] [--client] [--uninstall]
 
   --prefix DIR   where to (default /usr/local)
   --client       only what runs on a laptop: knock and knock-proxy
+  --uninstall    remove what it installs there; profiles and config stay
   -h, --help     this text
 
 Run it as yourself: it builds as you, and calls sudo for what takes root (writing to DIR unless that is yours, and
-setcap). It says what it did, so that you can take it back.
+setcap). It says what it does.
 
 examples:
   scripts/install.sh
   scripts/install.sh --client --prefix ~/.local
+  scripts/install.sh --uninstall
 Exit status: 0 done, 1 could not, 2 usage.
 END
 }
 
 prefix=/usr/local
 client_only=''
+uninstall=''
 while (($#)); do
     case $1 in
     --prefix)
@@ -37,6 +42,7 @@ while (($#)); do
         prefix=$2 && shift 2
         ;;
     --client) client_only=1 && shift ;;
+    --uninstall) uninstall=1 && shift ;;
     -h | --help) usage && exit ;;
     *) usage >&2 && exit 2 ;;
     esac
@@ -45,10 +51,14 @@ done
 # As the caller means it; units need a whole path.
 [[ $prefix == /* ]] || prefix=$called_in/$prefix
 
-as_root() { if ((EUID == 0)); then "$@"; else sudo "$@"; fi; }
+as_root() {
+    if ((EUID == 0)); then "$@"; else
+        command -v sudo >/dev/null || require_root
+        sudo "$@"
+    fi
+}
 
 # Where PREFIX is the caller's own, only setcap takes root.
-mkdir -p "$prefix" 2>/dev/null || true
 in_prefix() { if [[ -w $prefix ]]; then "$@"; else as_root "$@"; fi; }
 
 put() {
@@ -57,12 +67,41 @@ put() {
     say "installed $to"
 }
 
+# What is put below PREFIX: for a client, and for a server beside that.
+of_client=(share/systemd/user/knock-proxy.service share/systemd/user/knock-proxy.socket)
+for program in knock knock-proxy; do
+    of_client+=("bin/$program" "share/bash-completion/completions/$program" "share/zsh/site-functions/_$program"
+        "share/fish/vendor_completions.d/$program.fish")
+done
+of_server=(sbin/knock-daemon sbin/knock-genprofile sbin/minimal-firewall.sh lib/systemd/system/knock-daemon.service
+    lib/sysusers.d/knockknock.conf)
+
+if [[ -n $uninstall ]]; then
+    remove=("${of_client[@]}")
+    if [[ -z $client_only ]]; then
+        remove+=("${of_server[@]}")
+        if [[ -e $prefix/lib/systemd/system/knock-daemon.service && -d /run/systemd/system ]] && systemctl is-active --quiet knock-daemon 2>/dev/null; then
+            die "knock-daemon runs: systemctl disable --now knock-daemon, then run this again"
+        fi
+    fi
+    removed=0
+    for file in "${remove[@]}"; do
+        [[ -e $prefix/$file ]] || continue
+        in_prefix rm "$prefix/$file"
+        say "removed $prefix/$file" && removed=$((removed + 1))
+    done
+    ((removed)) || say "nothing of knockknock is installed in $prefix"
+    say "profiles and config stay: ~/.knockknock, /etc/knockknock.d and /etc/knockknock-*.d; so does a user knockknock"
+    exit
+fi
+
 programs=(knock knock-proxy)
 [[ -n $client_only ]] || programs+=(knock-daemon knock-genprofile)
 
 find_cargo
 cargo build --release --locked "${programs[@]/#/--bin=}"
 built=$(cargo metadata --format-version 1 --no-deps --locked | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')/release
+mkdir -p "$prefix" 2>/dev/null || true
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 

@@ -12,7 +12,10 @@ die() {
     exit 1
 }
 
-require_root() { ((EUID == 0)) || die "makes network namespaces, which takes root: sudo $0"; }
+# What takes root here; a script for something else says so before it sources this.
+NEEDS_ROOT=${NEEDS_ROOT:-makes network namespaces}
+
+require_root() { ((EUID == 0)) || die "$NEEDS_ROOT, which takes root: sudo $0"; }
 
 # Installs Debian packages: of those named as PACKAGE=PROGRAM or PACKAGE=/FILE, the ones whose program or file is
 # missing. The machine's services stay as they were: what a package would start is neither started nor enabled.
@@ -27,7 +30,7 @@ install_missing() {
         fi
     done
     ((${#missing[@]})) || return 0
-    require_root
+    ((EUID == 0)) || die "missing: ${missing[*]}; install them first: sudo apt-get install ${missing[*]}"
     command -v apt-get >/dev/null || die "missing, and this is no Debian: ${missing[*]}"
     say "installing ${missing[*]}"
     if [[ ! -e $policy ]]; then
@@ -46,22 +49,41 @@ install_missing() {
     done
 }
 
+# Whether the cargo that is found first is new enough for this tree. Debian 12 has 0.66, of Rust 1.63.
+cargo_is_new_enough() {
+    local wanted has
+    wanted=$(sed -nE 's/^rust-version = "([^"]*)".*/\1/p' Cargo.toml)
+    has=$(cargo --version 2>/dev/null | sed -nE 's/^cargo ([0-9.]+).*/\1/p')
+    [[ -z $has || $(printf '%s\n' "$wanted" "$has" | sort -V | head -n 1) == "$wanted" ]]
+}
+
+# Whether apt could install it: `apt-cache show` also succeeds for a name that only other packages refer to.
+apt_has() {
+    local candidate
+    candidate=$(LC_ALL=C apt-cache policy "$1" 2>/dev/null | sed -nE 's/^ *Candidate: //p')
+    [[ -n $candidate && $candidate != '(none)' ]]
+}
+
 # Makes `cargo` callable: sudo resets PATH, and rustup installs into the home of whoever called sudo.
 find_cargo() {
-    local home
-    command -v cargo >/dev/null && return 0
+    local home old=''
+    if command -v cargo >/dev/null; then
+        cargo_is_new_enough && return 0
+        old="$(command -v cargo) is too old ($(cargo --version)): "
+    fi
     for home in "$HOME" "$(getent passwd "${SUDO_USER:-root}" | cut -d: -f6)"; do
         if [[ -x $home/.cargo/bin/cargo ]]; then
             export PATH="$home/.cargo/bin:$PATH" CARGO_HOME="$home/.cargo" RUSTUP_HOME="${RUSTUP_HOME:-$home/.rustup}"
             return 0
         fi
     done
-    if apt-cache show rustup >/dev/null 2>&1; then
+    if apt_has rustup; then
+        ((EUID == 0)) || die "${old:-no cargo: }sudo apt-get install rustup && rustup default stable, then run this again"
         install_missing rustup=rustup
         rustup default stable
         command -v cargo >/dev/null && return 0
     fi
-    die "no cargo: install Rust $(sed -nE 's/^rust-version = "([^"]*)".*/\1/p' Cargo.toml) or newer from https://rustup.rs, then run this again"
+    die "${old:-no cargo: }install Rust $(sed -nE 's/^rust-version = "([^"]*)".*/\1/p' Cargo.toml) or newer from https://rustup.rs, then run this again"
 }
 
 # Builds as whoever called sudo, so that their target directory and cargo's home stay theirs.

@@ -111,10 +111,11 @@ parse_arguments() {
     done
 }
 
-# First value of KEY in an INI/TOML file of ours, without quotes.
+# The last value of KEY in an INI file of ours, without comments and quotes.
 config_value() {
-    sed -nE "s/^[[:space:]]*$1[[:space:]]*[=:][[:space:]]*(\"([^\"]*)\".*|'([^']*)'.*|([^#\"']*[^#\"' \t]).*)\$/\2\3\4/p" "$2" |
-        head -n 1
+    sed -nE "s/\r$//; /[=:][[:space:]]*[\"']/!s/[[:space:]];.*$//
+        s/^[[:space:]]*$1[[:space:]]*[=:][[:space:]]*(\"([^\"]*)\".*|'([^']*)'.*|([^#\"']*[^#\"' \t]).*)\$/\2\3\4/Ip" "$2" |
+        tail -n 1
 }
 
 read_config() {
@@ -128,6 +129,8 @@ read_config() {
             [[ -e $file ]] || continue
             [[ -r $file ]] || die "$file: cannot be read; run this as root"
             port=$(config_value knock_port "$file")
+            # As Python's int reads it.
+            if [[ $port =~ ^\+?0*([0-9]+)$ ]]; then port=${BASH_REMATCH[1]}; fi
             is_port "$port" || die "$file: knock_port is ${port@Q}, not a port (1 to 65535)"
             knock_ports+=("$port")
         done

@@ -153,12 +153,12 @@ impl fmt::Display for CounterError {
             Kind::Read(why) => write!(f, "cannot read the counter: {why}"),
             Kind::Write(why) => write!(f, "cannot make the counter durable: {why}"),
             Kind::Empty => f.write_str(
-                "the counter file is empty; never start it at 0 again (old knocks would open): write the other side's counter into it, or make a new profile",
+                "the counter file is empty; never start it at 0 again (old knocks would open): make a new profile with knock-genprofile",
             ),
             Kind::NotANumber => f.write_str(
-                "the counter file holds something other than one decimal number; write the other side's counter into it, or make a new profile",
+                "the counter file holds something other than one decimal number; make a new profile with knock-genprofile",
             ),
-            Kind::TooLarge => write!(f, "the counter is larger than {SPENT}; write the other side's counter into it, or make a new profile"),
+            Kind::TooLarge => write!(f, "the counter is larger than {SPENT}; make a new profile with knock-genprofile"),
             Kind::Removed => f.write_str("the counter file was removed or replaced while in use, so nothing that is written would last; if the profile is to stay, restart the daemon"),
             Kind::Spent => f.write_str("every counter of this profile has been used; make a new profile with knock-genprofile"),
         }

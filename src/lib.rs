@@ -6,6 +6,7 @@
 //! daemon::source   a log source: a file or /dev/kmsg        -> lines
 //! daemon::line     one kernel log line                      -> syn::LoggedSyn
 //! layout::classic  the SYN's fields and a profile's keys    -> request and counter
+//! layout::receiver the counter's window, and the way back   -> does this knock open?
 //! counter          the counter is durable before anything happens
 //! daemon::policy   may this profile have this port?
 //! privileged       a fixed-size message through a pipe      -> the firewall, for some seconds
@@ -14,6 +15,11 @@
 //! The client walks the same modules the other way: profile, counter, layout, SYN, wire ([`client`]).
 //!
 //! Who may use what is written in `docs/architecture.md` and held by `tests/tree.rs`.
+
+#[cfg(all(feature = "misbehave", not(debug_assertions)))]
+compile_error!(
+    "the feature `misbehave` is for the tests alone: what is built with it does what a stranger's knock says"
+);
 
 pub mod client;
 pub mod counter;

@@ -171,6 +171,121 @@ fn both_time_formats_of_rsyslog_are_read_with_and_without_the_time_since_boot() 
 }
 
 #[test]
+fn the_lines_of_other_loggers_are_read() {
+    for line in [
+        // busybox syslogd
+        "Nov 20 09:39:15 host kern.debug kernel: ",
+        "Jan  1 00:00:00 host kern.warn kernel: [  923.993648] ",
+        // a tag with the process id that the kernel has, and one that no blank follows
+        "Nov 20 09:39:15 host kernel[0]: ",
+        "Nov 20 09:39:15 host kernel:[  923.993648] ",
+        "2026-11-20T09:39:15.430921Z host kernel:[    0.000000][    T1] ",
+        // metalog
+        "Nov 20 09:39:15 [kernel] ",
+        "Nov 20 09:39:15 host [kernel] ",
+        "Nov  2 09:39:15 [kernel] [  923.993648] ",
+        // OpenWrt's logread
+        "Thu Nov 20 09:39:15 2026 kern.debug kernel: [  923.993648] ",
+        "Mon Nov  2 09:39:15 2026 kern.notice kernel: ",
+        // RFC 5424
+        "<7>1 2026-11-20T09:39:15.430921+00:00 host kernel - - - ",
+        "<7>1 2026-11-20T09:39:15.430921Z host kernel - - - \u{feff}",
+        "<4>1 2026-11-20T09:39:15Z host kernel 0 nf [meta seq=\"1\"][x y=\"a \\\" \\] ] [b\"] [  923.993648] ",
+        "2026-11-20T09:39:15.430921+00:00 host kernel - - - [  923.993648] ",
+        "2026-11-20T09:39:15.430921+00:00 host kernel - - -  [  923.993648] ",
+        // syslog-ng: its default, and ts-format(iso)
+        "Nov 20 09:39:15 host kernel: [  923.993648] ",
+        "2026-11-20T09:39:15+00:00 host kernel: [  923.993648] ",
+        // as it goes over the wire
+        "<7>Nov 20 09:39:15 host kernel: ",
+        "<7>2026-11-20T09:39:15+00:00 host kernel: ",
+    ] {
+        let line = format!("{line}REJECT {PACKET}");
+        let syn = syslog(&line).unwrap_or_else(|why| panic!("{line}: {why}"));
+        assert_eq!(
+            row(&syn),
+            "192.0.2.7 198.51.100.1 2743 666 4660 305419896 2271560481 4321 none"
+        );
+        // Cut short, it is none.
+        assert!(syslog(&line[..line.len() - 20]).is_err());
+    }
+}
+
+#[test]
+fn what_a_program_says_is_not_the_kernels_in_any_logger_s_lines() {
+    for line in [
+        // busybox syslogd, with and without its host
+        "Nov 20 09:39:15 host user.notice su: kernel: ",
+        "Nov 20 09:39:15 host user.notice kernel: ",
+        "Nov 20 09:39:15 host user.notice kern.debug kernel: ",
+        "Nov 20 09:39:15 host kern.debug su: kernel: ",
+        "Nov 20 09:39:15 host kern.other kernel: ",
+        "Nov 20 09:39:15 host kern.debug kern.debug kernel: ",
+        "Nov 20 09:39:15 su: kernel: ",
+        "Nov 20 09:39:15 su[12]: kern.debug kernel: ",
+        "Nov 20 09:39:15 kernel: kernel: ",
+        // tags
+        "Nov 20 09:39:15 host kernel[1]: ",
+        "Nov 20 09:39:15 host kernel[00]: ",
+        "Nov 20 09:39:15 host kernel:",
+        "Nov 20 09:39:15 host kernel:[x] ",
+        "Nov 20 09:39:15 host kernel:  [kernel] ",
+        // metalog
+        "Nov 20 09:39:15 [su] kernel: ",
+        "Nov 20 09:39:15 [su] [kernel] ",
+        "Nov 20 09:39:15 [su] kern.debug kernel: ",
+        "Nov 20 09:39:15 [kernel] kernel: ",
+        "Nov 20 09:39:15 host [su] [kernel] ",
+        "Nov 20 09:39:15 host [kernel ] ",
+        "2026-11-20T09:39:15Z [kernel] ",
+        // OpenWrt's logread
+        "Thu Nov 20 09:39:15 2026 user.notice su: kernel: ",
+        "Thu Nov 20 09:39:15 2026 user.notice kernel: ",
+        "Thu Nov 20 09:39:15 2026 kern.debug su: kernel: ",
+        "Thu Nov 20 09:39:15 2026 kernel: ",
+        "Thu Nov 20 09:39:15 2026 host kern.debug kernel: ",
+        // RFC 5424
+        "<15>1 2026-11-20T09:39:15Z host kernel - - - ",
+        "<8>1 2026-11-20T09:39:15Z host kernel - - - ",
+        "<7>1 2026-11-20T09:39:15Z host su - - - kernel - - - ",
+        "<7>1 2026-11-20T09:39:15Z host su kernel - - ",
+        "<7>1 2026-11-20T09:39:15Z host kernel: ",
+        "<7>1 2026-11-20T09:39:15Z host kernel 12 - - ",
+        "<7>1 2026-11-20T09:39:15Z host kernel - - ",
+        "<7>1 2026-11-20T09:39:15Z host kernel - - [x y=\"] ",
+        "<7>1 2026-11-20T09:39:15Z host kernel - - [x] y] ",
+        "<7>1 Nov 20 09:39:15 host kernel - - - ",
+        "<7>2 2026-11-20T09:39:15Z host kernel - - - ",
+        "<7> 2026-11-20T09:39:15Z host kernel: ",
+        "<07>2026-11-20T09:39:15Z host kernel: ",
+        "<7>",
+        "2026-11-20T09:39:15Z host su - - - kernel: ",
+        "Nov 20 09:39:15 host kernel - - - ",
+        "<15>Nov 20 09:39:15 host kernel: ",
+    ] {
+        let why = syslog(&format!("{line}REJECT {PACKET}")).err();
+        assert!(
+            matches!(why, Some(NotASyn::NotKernel | NotASyn::Framing | NotASyn::OtherPrefix)),
+            "{line}: {why:?}"
+        );
+    }
+}
+
+/// Then the packet's own first word must begin what the kernel said.
+#[test]
+fn without_a_log_prefix_the_message_must_begin_with_the_packet() {
+    let read =
+        |line: &str| parse(format!("{line}{PACKET}").as_bytes(), Framing::Syslog, b"").map(|_| ());
+    assert_eq!(read("Nov 20 09:39:15 host kernel: [  923.993648] "), Ok(()));
+    assert_eq!(read("Nov 20 09:39:15 [kernel] "), Ok(()));
+    for said in ["REJECT ", " ", "x", "[x] ", "kernel: "] {
+        let line = format!("Nov 20 09:39:15 host kernel: {said}");
+        assert_eq!(read(&line), Err(NotASyn::Malformed("IN=")), "{said}");
+    }
+    assert_eq!(read("Nov 20 09:39:15 host su: "), Err(NotASyn::NotKernel));
+}
+
+#[test]
 fn only_a_whole_record_of_facility_0_is_read() {
     let record = |head: &str| {
         parse(format!("{head}REJECT {PACKET}").as_bytes(), Framing::Kmsg, PREFIX).map(|_| ())

@@ -5,6 +5,7 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::format_collect,
+    clippy::print_stdout,
     reason = "a test that cannot go on stops"
 )]
 
@@ -48,7 +49,7 @@ const RULES: &[Rule] = &[
     Rule {
         module: "profile",
         modules: &["counter", "layout"],
-        crates: &["base64", "getrandom", "nix", "serde", "toml", "zeroize"],
+        crates: &["base64", "configparser", "getrandom", "nix", "strsim", "zeroize"],
         never: &["std::process::Command", NETWORK],
         because: "both sides read profiles, so this must not know either",
     },
@@ -69,7 +70,7 @@ const RULES: &[Rule] = &[
     Rule {
         module: "daemon",
         modules: &["counter", "layout", "privileged", "profile", "syn"],
-        crates: &["clap", "landlock", "memchr", "nix", "notify", "seccompiler", "serde"],
+        crates: &["clap", "landlock", "memchr", "nix", "notify", "seccompiler"],
         never: &["std::process::Command", NETWORK],
         because: "what reads strangers' packets starts no program and opens no socket",
     },
@@ -87,6 +88,7 @@ const RULES: &[Rule] = &[
             "listenfd",
             "nix",
             "pnet",
+            "strsim",
             "tokio",
             "zeroize",
         ],
@@ -103,7 +105,11 @@ const RULES: &[Rule] = &[
 ];
 
 /// The only files in which `unsafe` may stand. Each use has a SAFETY sentence.
-const UNSAFE_IN: &[&str] = &["src/privileged/split.rs"];
+const UNSAFE_IN: &[&str] = &[
+    "src/privileged/split.rs",
+    // In no build but the tests': what it does has no safe form, since nobody should do it.
+    "src/daemon/misbehave.rs",
+];
 
 /// The functions that the helper's loop reaches once a stranger's bytes may have reached whoever asks it, and those of
 /// the same files that it does not: they run before, at the other end of the pipe, or only to word a complaint.
@@ -142,7 +148,14 @@ const PRIVILEGED: &[Privileged] = &[
     },
     Privileged {
         file: "src/privileged/grants.rs",
-        reached: &["Grants::new", "Grants::room_for", "Grants::record", "Grants::forget", "key_of"],
+        reached: &[
+            "Grants::new",
+            "Grants::room_for",
+            "Grants::record",
+            "Grants::forget",
+            "key_of",
+            "source_of",
+        ],
         not_reached: &[],
     },
     Privileged {
@@ -217,22 +230,113 @@ const PRIVILEGED: &[Privileged] = &[
     },
     Privileged {
         file: "src/privileged/netlink.rs",
-        reached: &["Netlink::transact", "Netlink::tell", "Netlink::push", "Netlink::answers"],
+        reached: &[
+            "Netlink::transact",
+            "Netlink::tell",
+            "Netlink::push",
+            "Netlink::answers",
+            "read_answers",
+            "Acknowledged::none_of",
+            "Acknowledged::count",
+            "Acknowledged::whole",
+            "Refused::from",
+        ],
         not_reached: &[
             "Netlink::open",
             "Netlink::replace_socket",
             "Netlink::dump",
             "Netlink::as_fd",
-            "Refused::from",
+        ],
+    },
+    Privileged {
+        file: "src/privileged/expression.rs",
+        reached: &["limit_to_one", "other", "number"],
+        not_reached: &[
+            "payload_load",
+            "meta_load",
+            "meta_set",
+            "ct_load",
+            "ct_set",
+            "bitwise",
+            "cmp",
+            "lookup",
+            "accept",
         ],
     },
 ];
 
-/// How many lines of code those functions may have in all, and the loop itself. The aim was 250. What the kernel is told is
-/// written out attribute by attribute, which takes most of them: no crate has expectations, and no program is run. The back
-/// end that ran one, and was not counted here, is gone.
-const BUDGET: usize = 680;
+/// Which functions of a file run as root at the start.
+enum AtStart {
+    /// All but these, which run later or for `--check` alone, or word a complaint.
+    AllBut(&'static [&'static str]),
+    /// These alone. The others run later.
+    Only(&'static [&'static str]),
+}
+
+/// What runs as root before the daemon and its helper have dropped that, with the nftables back end, beside what the
+/// helper's loop reaches too and what is counted above. None of it has read a byte of a stranger's, and none of it looks
+/// into a profile or a log.
+const START: &[(&str, AtStart)] = &[
+    ("src/bin/knock-daemon.rs", AtStart::AllBut(&[])),
+    ("src/daemon/mod.rs", AtStart::AllBut(&[])),
+    ("src/daemon/start.rs", AtStart::AllBut(&["root"])),
+    ("src/daemon/setup.rs", AtStart::AllBut(&["Setup::trial_firewall", "Setup::door"])),
+    ("src/daemon/config.rs", AtStart::AllBut(&["ServiceText::fmt", "ConfigError::fmt"])),
+    ("src/daemon/say.rs", AtStart::Only(&["event", "line"])),
+    (
+        "src/daemon/source/mod.rs",
+        AtStart::Only(&["Choice::from_str", "Opened::open", "is_written", "booted"]),
+    ),
+    (
+        "src/daemon/source/file.rs",
+        AtStart::Only(&[
+            "open_log",
+            "regular",
+            "OpenedFile::open",
+            "OpenedFile::path",
+            "OpenedFile::leads_to",
+            "OpenedFile::group",
+            "group_that_opens",
+            "is_missing",
+        ]),
+    ),
+    ("src/daemon/source/trail.rs", AtStart::AllBut(&[])),
+    (
+        "src/daemon/source/tail.rs",
+        AtStart::Only(&["Tail::from_beginning", "Tail::from_end", "Tail::move_to"]),
+    ),
+    ("src/daemon/source/kmsg.rs", AtStart::Only(&["Kmsg::open"])),
+    ("src/profile/mod.rs", AtStart::Only(&["names"])),
+    (
+        "src/profile/files.rs",
+        AtStart::Only(&["ProfileFiles::read", "read_file", "refuse_writable_by_others"]),
+    ),
+    ("src/counter.rs", AtStart::Only(&["Counter::open", "Counter::metadata"])),
+    ("src/privileged/split.rs", AtStart::AllBut(&["live", "SplitError::fmt"])),
+    ("src/privileged/ask.rs", AtStart::Only(&["Helper::new", "Helper::when_ready"])),
+    ("src/privileged/drop.rs", AtStart::AllBut(&["DropError::fmt"])),
+    ("src/privileged/seccomp.rs", AtStart::AllBut(&["confine_iptables", "no_clone3", "iptables"])),
+    (
+        "src/privileged/nftables.rs",
+        AtStart::Only(&["Table::create", "Table::replace_socket", "Table::as_fd"]),
+    ),
+    (
+        "src/privileged/netlink.rs",
+        AtStart::Only(&["Netlink::open", "Netlink::replace_socket", "Netlink::as_fd"]),
+    ),
+    ("src/privileged/ruleset.rs", AtStart::AllBut(&[])),
+    ("src/privileged/expression.rs", AtStart::AllBut(&["limit_to_one", "other", "number"])),
+];
+
+/// How many lines of code the functions of the first table may have in all, the loop itself, and those of the second. The
+/// aim of the first was 250. What the kernel is told is written out attribute by attribute, which takes most of it: no
+/// crate has expectations, and no program is run. SECURITY.md says the first and the last.
+const BUDGET: usize = 750;
 const LOOP_BUDGET: usize = 18;
+const START_BUDGET: usize = 1000;
+
+/// How far below its budget a number may be: a reader of SECURITY.md is to know how much there is.
+const SLACK: usize = 60;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -426,15 +530,65 @@ fn what_runs_with_a_privilege_stays_within_its_budget() {
         }
     }
     let total: usize = counted.iter().map(|(lines, _)| lines).sum();
+    println!("in the helper's loop: {total} lines of code");
     assert!(
-        total <= BUDGET,
-        "the code that runs with a privilege has {total} lines, {BUDGET} are allowed: {counted:#?}\nPeople read it before they trust it: move what needs no privilege to the daemon's side, or raise the budget here with the reason in the commit"
+        (BUDGET - SLACK..=BUDGET).contains(&total),
+        "the code that runs with a privilege has {total} lines, {BUDGET} are allowed and at most {SLACK} fewer, so that SECURITY.md says what is so: {counted:#?}\nPeople read it before they trust it: move what needs no privilege to the daemon's side, or raise the budget here with the reason in the commit"
     );
     let (lines, _) = counted.iter().find(|(_, name)| name.ends_with(": answer_requests")).unwrap();
     assert!(
         (1..=LOOP_BUDGET).contains(lines),
         "the helper's loop has {lines} lines, {LOOP_BUDGET} are allowed: it must fit into one look"
     );
+}
+
+#[test]
+fn what_runs_as_root_at_the_start_stays_within_its_budget() {
+    let mut counted = Vec::new();
+    for (file, which) in START {
+        let functions = functions(&root().join(file));
+        let (AtStart::AllBut(named) | AtStart::Only(named)) = which;
+        for name in *named {
+            assert!(
+                functions.iter().any(|(function, _)| function == name),
+                "{file} has no function `{name}` any more: say in tests/tree.rs what runs as root in its place"
+            );
+        }
+        let is_counted = |name: &str| match which {
+            AtStart::AllBut(named) => !named.contains(&name),
+            AtStart::Only(named) => named.contains(&name),
+        };
+        counted.extend(
+            functions
+                .into_iter()
+                .filter(|(name, _)| is_counted(name))
+                .map(|(name, lines)| (lines, format!("{file}: {name}"))),
+        );
+    }
+    let total: usize = counted.iter().map(|(lines, _)| lines).sum();
+    println!("as root at the start: {total} lines of code");
+    assert!(
+        (START_BUDGET - SLACK..=START_BUDGET).contains(&total),
+        "the code that runs as root at the start has {total} lines, {START_BUDGET} are allowed and at most {SLACK} fewer, so that SECURITY.md says what is so: {counted:#?}\nMove what needs no root behind the drop, or change the budget here and the text there, with the reason in the commit"
+    );
+}
+
+#[test]
+fn the_text_says_how_much_runs_with_a_privilege() {
+    let text = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for budget in [BUDGET, START_BUDGET] {
+        let says = format!("at most {budget} lines");
+        assert!(text.contains(&says), "SECURITY.md does not say {says:?}");
+    }
+}
+
+/// `scripts/test.sh` builds it for the tests; a release that does what a stranger's knock says must not come to be.
+#[test]
+fn a_misbehaving_daemon_cannot_be_built_for_use() {
+    let text = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let refusal = "#[cfg(all(feature = \"misbehave\", not(debug_assertions)))]\ncompile_error!(";
+    assert!(text.contains(refusal), "src/lib.rs lets a release be built with `misbehave`");
 }
 
 #[test]

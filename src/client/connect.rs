@@ -28,21 +28,22 @@ use nix::sys::socket::{
 use nix::sys::time::TimeSpec;
 
 use super::failure::Failure;
+use super::order::{Next, Order};
 use super::target::Route;
 
 /// No connection after this long: give up.
 pub const TIME_LIMIT: Duration = Duration::from_secs(10);
-/// Knocks for one connection, at most.
-pub const MOST_KNOCKS: u32 = 3;
 
 /// From a knock to the first attempt, and from that to the next. About the time that the fastest server takes.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// The pauses double up to this.
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
-/// From one knock to the next, or three round trips where those take longer.
-const KNOCK_AGAIN: Duration = Duration::from_secs(1);
-/// Once the last knock is this old and the port refuses, waiting longer is of no use. Silence is waited for to the end.
+/// From one packet to the next, or three round trips where those take longer.
+const SEND_AGAIN: Duration = Duration::from_secs(1);
+/// Once the last packet is this old and the port refuses, waiting longer is of no use. Silence is waited for to the end.
 const REFUSED_FOR_GOOD: Duration = Duration::from_secs(3);
+/// So many attempts without an answer are no accident: a firewall drops them.
+const ENOUGH_SILENCE: u32 = 5;
 /// Sockets open at once. More than the pauses allow within the limit, but a limit.
 const MOST_ATTEMPTS: usize = 64;
 
@@ -53,8 +54,10 @@ pub struct Connected {
     pub stream: TcpStream,
     /// The way that it took.
     pub route: Route,
-    /// Knocks that were sent for it.
+    /// Knocks that were sent for it: counters that were spent.
     pub knocks: u32,
+    /// SYNs that were sent for it: each knock may have been sent again.
+    pub packets: u32,
     /// Connections that were begun for it.
     pub attempts: u32,
 }
@@ -66,31 +69,63 @@ pub struct NeverOpened {
     pub address: SocketAddr,
     /// The local address that was knocked from.
     pub source: IpAddr,
-    /// Knocks that were sent.
-    pub knocks: u32,
+    /// SYNs that were sent.
+    pub packets: u32,
+    /// Counters that were spent.
+    pub counters: u32,
     /// How long it was tried.
     pub took: Duration,
     /// The last answer; `None` where there was no answer at all.
     pub answer: Option<Errno>,
+    /// Attempts that were refused. Each knock admits one, to a port where nothing may listen.
+    pub refused: u32,
+    /// Attempts without an answer.
+    pub silent: u32,
+}
+
+impl NeverOpened {
+    /// The firewall drops what it does not admit, yet something was refused, at most once for each knock: that was
+    /// admitted, and it was the host itself that refused it.
+    #[must_use]
+    pub fn nothing_listens(&self) -> bool {
+        self.answer == Some(Errno::ECONNREFUSED)
+            && (1..=self.counters).contains(&self.refused)
+            && self.silent >= ENOUGH_SILENCE
+    }
 }
 
 impl fmt::Display for NeverOpened {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, source, knocks, took, answer } = self;
+        let Self { address, source, packets, counters, took, answer, .. } = self;
         let stage = match answer {
+            _ if self.nothing_listens() => {
+                &format!("tcp/{} opened, but nothing listens there", address.port())
+            }
             Some(Errno::ECONNREFUSED) => "still refused",
             Some(why) => why.desc(),
             None => "no answer",
         };
-        let took = took.as_secs_f32();
-        write!(f, "{address}: {stage} after {knocks} knocks from {source} and {took:.1} s: ")?;
-        if answer.is_none() {
-            f.write_str("the host is down, ")?;
+        let counters = match counters {
+            1 => "1 counter",
+            many => &format!("{many} counters"),
+        };
+        write!(
+            f,
+            "{address}: {stage} after {packets} SYNs ({counters}) from {source} and {:.1} s",
+            took.as_secs_f32()
+        )?;
+        if self.nothing_listens() {
+            return f.write_str("; start the service on the server, or ask for another port");
         }
-        f.write_str(
-            "the knocks did not arrive, or the server did not accept them; its log says why. Where it tells of wrong \
-             knocks, the server's `counter` of this profile has fallen behind: stop knock-daemon, write ours into it",
-        )
+        let reasons = match answer {
+            None => {
+                "the host is down, the knocks did not arrive, or the server did not accept them"
+            }
+            Some(_) => {
+                "the knocks did not arrive, the server did not accept them, or the port opened but nothing listens there"
+            }
+        };
+        write!(f, ": {reasons}; the server's log says which")
     }
 }
 
@@ -101,14 +136,14 @@ struct Attempt {
     begun: Instant,
 }
 
-/// Knocks with `knock` and connects to `port` until a connection stands or there is no more hope.
+/// Has `leave` send knocks and connects to `port` until a connection stands or there is no more hope.
 ///
-/// `routes`: the ways to the host, best first. Each knock takes the next, one family after the other, so that a
-/// family that leads nowhere costs one second.
-pub fn knock_and_connect(
+/// `routes`: the ways to the host, best first. `leave` makes a knock or sends one again, and gives what it takes to send
+/// it again.
+pub fn knock_and_connect<S>(
     routes: &[Route],
     port: u16,
-    mut knock: impl FnMut(&Route) -> Result<(), Failure>,
+    mut leave: impl FnMut(Next<'_, S>) -> Result<S, Failure>,
 ) -> Result<Connected, Failure> {
     let mut race = Race::new(routes, port);
     loop {
@@ -116,9 +151,9 @@ pub fn knock_and_connect(
         if race.is_over(now) {
             return Err(Failure::NeverOpened(race.failure(now)));
         }
-        if let Some(route) = race.next_knock(now) {
-            match knock(&route) {
-                Ok(()) => race.knocked(route),
+        if let Some(next) = race.next_to_send(now) {
+            match leave(next) {
+                Ok(sent) => race.sent(sent),
                 // A firewall of our own may shut one family off; the other may lead there.
                 Err(why @ Failure::NotSent { .. }) => race.not_sent(why)?,
                 Err(why) => return Err(why),
@@ -126,90 +161,83 @@ pub fn knock_and_connect(
         }
         race.begin_due_attempt(Instant::now());
         if let Some((stream, route)) = race.wait() {
-            let (knocks, attempts) = (race.knocks, race.begun);
-            return Ok(Connected { stream, route, knocks, attempts });
+            let (knocks, packets) = (race.order.counters(), race.order.packets());
+            return Ok(Connected { stream, route, knocks, packets, attempts: race.begun });
         }
     }
 }
 
 /// The state of the attempts at one connection.
-struct Race {
-    routes: Vec<Route>,
+struct Race<S> {
+    order: Order<S>,
     port: u16,
     started: Instant,
-    /// Knocks that were tried, and those of them that were sent.
-    tried: u32,
-    knocks: u32,
-    /// The last one tried did not leave: the next way is due at once.
-    skip: bool,
-    last_knock: Instant,
+    /// When the next packet may leave.
+    next_packet: Instant,
+    last_packet: Instant,
+    /// The way of the last packet.
     route: Option<Route>,
     next_attempt: Instant,
     pause: Duration,
     attempts: Vec<Attempt>,
     begun: u32,
+    answered: u32,
+    refused: u32,
     /// The shortest time to an answer so far.
     round_trip: Duration,
     answer: Option<Errno>,
 }
 
-impl Race {
+impl<S> Race<S> {
     fn new(routes: &[Route], port: u16) -> Self {
         let now = Instant::now();
         Self {
-            routes: alternate_families(routes),
+            order: Order::new(routes),
             port,
             started: now,
-            tried: 0,
-            knocks: 0,
-            skip: false,
-            last_knock: now,
+            next_packet: now,
+            last_packet: now,
             route: None,
             next_attempt: now,
             pause: FIRST_PAUSE,
             attempts: Vec::new(),
             begun: 0,
+            answered: 0,
+            refused: 0,
             round_trip: Duration::ZERO,
             answer: None,
         }
     }
 
     fn is_over(&self, now: Instant) -> bool {
-        let refused = self.answer.is_some() && self.tried == MOST_KNOCKS;
+        let refused = self.answer.is_some() && self.order.is_done();
         let patience = REFUSED_FOR_GOOD.max(self.round_trip * 3);
-        now >= self.started + TIME_LIMIT || refused && now >= self.last_knock + patience
+        now >= self.started + TIME_LIMIT || refused && now >= self.last_packet + patience
     }
 
-    fn knock_again(&self) -> Duration {
-        KNOCK_AGAIN.max(self.round_trip * 3)
+    /// When the next packet is due. An answer that took long moves it.
+    fn due(&self) -> Instant {
+        self.next_packet.max(self.last_packet + self.round_trip * 3)
     }
 
-    /// The route to knock on now, if it is time to.
-    fn next_knock(&self, now: Instant) -> Option<Route> {
-        let at_once = self.tried == 0 || self.skip;
-        let due =
-            self.tried < MOST_KNOCKS && (at_once || now >= self.last_knock + self.knock_again());
-        let index = usize::try_from(self.tried).ok()?.checked_rem(self.routes.len())?;
-        due.then(|| self.routes.get(index).copied()).flatten()
+    fn next_to_send(&self, now: Instant) -> Option<Next<'_, S>> {
+        if now >= self.due() { self.order.next() } else { None }
     }
 
-    fn knocked(&mut self, route: Route) {
+    fn sent(&mut self, sent: S) {
         let now = Instant::now();
-        self.tried += 1;
-        self.knocks += 1;
-        self.skip = false;
-        self.last_knock = now;
-        self.route = Some(route);
+        self.route = self.order.sent(sent);
+        self.last_packet = now;
+        self.next_packet = now + SEND_AGAIN;
         self.pause = FIRST_PAUSE;
         self.next_attempt = now + FIRST_PAUSE;
     }
 
-    /// Fails where no knock has left, and there is no other way to send one.
+    /// Fails where nothing has left, and there is no other way.
     fn not_sent(&mut self, why: Failure) -> Result<(), Failure> {
-        self.tried += 1;
-        self.skip = true;
-        let ways = u32::try_from(self.routes.len()).unwrap_or(u32::MAX).min(MOST_KNOCKS);
-        if self.knocks == 0 && self.tried >= ways { Err(why) } else { Ok(()) }
+        // The next way is due at once.
+        self.next_packet = Instant::now();
+        self.order.not_sent(why)
     }
 
     fn begin_due_attempt(&mut self, now: Instant) {
@@ -222,7 +250,10 @@ impl Race {
                 self.attempts.push(Attempt { fd, route, begun: now });
                 self.begun += 1;
             }
-            Err(why) => self.answer = Some(why),
+            Err(why) => {
+                self.begun += 1;
+                self.answered(why);
+            }
         }
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         self.next_attempt = now + self.pause;
@@ -231,8 +262,8 @@ impl Race {
     /// Waits until something is due or an attempt has an answer. The connection, if one stands.
     fn wait(&mut self) -> Option<(TcpStream, Route)> {
         let mut until = self.next_attempt.min(self.started + TIME_LIMIT);
-        if self.tried < MOST_KNOCKS {
-            until = until.min(self.last_knock + self.knock_again());
+        if !self.order.is_done() {
+            until = until.min(self.due());
         }
         let timeout = TimeSpec::from_duration(until.saturating_duration_since(Instant::now()));
         let mut polled: Vec<PollFd<'_>> = self
@@ -266,39 +297,32 @@ impl Race {
         if self.answer.is_none() || took < self.round_trip {
             self.round_trip = took;
         }
+        self.answered(why);
+    }
+
+    fn answered(&mut self, why: Errno) {
+        self.answered += 1;
+        self.refused += u32::from(why == Errno::ECONNREFUSED);
         self.answer = Some(why);
     }
 
     fn failure(&self, now: Instant) -> NeverOpened {
         // `is_over` is false before the first knock, so there is a route.
-        let route = self.route.or_else(|| self.routes.first().copied());
-        let (target, source) = route.map_or_else(
+        let (target, source) = self.route.map_or_else(
             || (SocketAddr::from(([0, 0, 0, 0], 0)), IpAddr::from([0, 0, 0, 0])),
             |route| (route.target, route.source),
         );
         NeverOpened {
             address: SocketAddr::new(target.ip(), self.port),
             source,
-            knocks: self.knocks,
+            packets: self.order.packets(),
+            counters: self.order.counters(),
             took: now - self.started,
             answer: self.answer,
+            refused: self.refused,
+            silent: self.begun - self.answered,
         }
     }
-}
-
-/// The routes with the families taking turns, starting with the first's.
-fn alternate_families(routes: &[Route]) -> Vec<Route> {
-    let Some(first) = routes.first() else { return Vec::new() };
-    let (mut same, mut other): (Vec<Route>, Vec<Route>) =
-        routes.iter().partition(|route| route.target.is_ipv4() == first.target.is_ipv4());
-    same.reverse();
-    other.reverse();
-    let mut ordered = Vec::with_capacity(routes.len());
-    while !same.is_empty() || !other.is_empty() {
-        ordered.extend(same.pop());
-        ordered.extend(other.pop());
-    }
-    ordered
 }
 
 /// Begins to connect along `route`, from the address that was knocked from: the grant is for no other.
@@ -356,12 +380,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut knocks = Vec::new();
-        let connected = knock_and_connect(&[route("127.0.0.1:1")], port, |route| {
-            knocks.push(*route);
+        let connected = knock_and_connect(&[route("127.0.0.1:1")], port, |next| {
+            if let Next::New(route) = next {
+                knocks.push(*route);
+            }
             Ok(())
         })
         .unwrap();
-        assert_eq!(connected.knocks, 1);
+        assert_eq!((connected.knocks, connected.packets), (1, 1));
         assert_eq!(knocks, [route("127.0.0.1:1")]);
         let (_, peer) = listener.accept().unwrap();
         assert_eq!(peer, connected.stream.local_addr().unwrap());
@@ -388,17 +414,24 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_stays_closed_is_knocked_for_three_times_and_then_given_up() {
+    fn a_port_that_stays_closed_costs_two_counters_in_three_packets() {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut knocks = 0;
-        let failure = knock_and_connect(&[route("127.0.0.1:1")], port, |_| {
-            knocks += 1;
-            Ok(())
+        let (mut counter, mut sent) = (5, Vec::new());
+        let failure = knock_and_connect(&[route("127.0.0.1:1")], port, |next| {
+            sent.push(match next {
+                Next::New(_) => {
+                    counter += 1;
+                    counter - 1
+                }
+                Next::Again(before) => *before,
+            });
+            Ok(sent[sent.len() - 1])
         })
         .unwrap_err();
-        assert_eq!(knocks, MOST_KNOCKS);
+        assert_eq!(sent, [5, 5, 6]);
         let text = failure.to_string();
-        assert!(text.contains("still refused") && text.contains("3 knocks"), "{text}");
+        assert!(text.contains("still refused after 3 SYNs (2 counters)"), "{text}");
+        assert!(text.contains("or the port opened but nothing listens there"), "{text}");
     }
 
     #[test]
@@ -407,13 +440,14 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         let failure =
-            knock_and_connect(&[route("127.0.0.1:1")], port, |_| Err(Failure::NoHome)).unwrap_err();
+            knock_and_connect::<()>(&[route("127.0.0.1:1")], port, |_| Err(Failure::NoHome))
+                .unwrap_err();
         assert!(matches!(failure, Failure::NoHome));
         assert!(listener.accept().is_err());
     }
 
-    fn not_sent(route: &Route) -> Failure {
-        Failure::NotSent { counter: 0, address: route.target.ip(), why: Errno::EPERM }
+    fn not_sent() -> Failure {
+        Failure::NotSent { counter: 0, address: [0, 0, 0, 0].into(), why: Errno::EPERM }
     }
 
     #[test]
@@ -422,21 +456,23 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let start = Instant::now();
         let connected =
-            knock_and_connect(&[route("[::1]:1"), route("127.0.0.1:1")], port, |route| {
-                if route.target.is_ipv6() { Err(not_sent(route)) } else { Ok(()) }
+            knock_and_connect(&[route("[::1]:1"), route("127.0.0.1:1")], port, |next| match next {
+                Next::New(route) if route.target.is_ipv6() => Err(not_sent()),
+                _ => Ok(()),
             })
             .unwrap();
-        assert!(start.elapsed() < KNOCK_AGAIN);
-        assert_eq!((connected.knocks, connected.route), (1, route("127.0.0.1:1")));
+        assert!(start.elapsed() < SEND_AGAIN);
+        assert_eq!((connected.packets, connected.route), (1, route("127.0.0.1:1")));
+        assert_eq!(connected.knocks, 2, "the counter of the one that did not leave is spent");
     }
 
     #[test]
     fn where_no_knock_can_leave_each_way_is_tried_once() {
         for routes in [&[route("127.0.0.1:1")][..], &[route("[::1]:1"), route("127.0.0.1:1")]] {
             let mut tried = 0;
-            let failure = knock_and_connect(routes, 9, |route| {
+            let failure = knock_and_connect::<()>(routes, 9, |_| {
                 tried += 1;
-                Err(not_sent(route))
+                Err(not_sent())
             })
             .unwrap_err();
             assert!(matches!(failure, Failure::NotSent { .. }), "{failure}");
@@ -445,10 +481,48 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns() {
-        let [a, b, c, d] = ["[::1]:1", "[::2]:1", "1.1.1.1:1", "1.1.1.2:1"].map(route);
-        assert_eq!(alternate_families(&[a, b, c, d]), [a, c, b, d]);
-        assert_eq!(alternate_families(&[c, a, b]), [c, a, b]);
-        assert_eq!(alternate_families(&[a, b]), [a, b]);
+    fn one_refusal_for_a_knock_amid_silence_means_that_nothing_listens() {
+        let failure = |counters, refused, silent, answer| NeverOpened {
+            address: "192.0.2.1:22".parse().unwrap(),
+            source: [192, 0, 2, 2].into(),
+            packets: 3,
+            counters,
+            took: Duration::from_secs(5),
+            answer,
+            refused,
+            silent,
+        };
+        let refused = Some(Errno::ECONNREFUSED);
+        let text = failure(2, 1, 20, refused).to_string();
+        assert!(text.contains("tcp/22 opened, but nothing listens there after 3 SYNs"), "{text}");
+        assert!(failure(2, 2, 20, refused).nothing_listens());
+        for cannot_tell in [
+            failure(2, 20, 0, refused),
+            failure(2, 3, 20, refused),
+            failure(2, 1, 1, refused),
+            failure(2, 0, 20, None),
+            failure(2, 0, 20, Some(Errno::EHOSTUNREACH)),
+        ] {
+            let text = cannot_tell.to_string();
+            assert!(!text.contains("tcp/22 opened"), "{text}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_told_to_write_a_counter() {
+        for answer in [None, Some(Errno::ECONNREFUSED), Some(Errno::EHOSTUNREACH)] {
+            let text = NeverOpened {
+                address: "192.0.2.1:22".parse().unwrap(),
+                source: [192, 0, 2, 2].into(),
+                packets: 3,
+                counters: 2,
+                took: Duration::from_secs(5),
+                answer,
+                refused: 9,
+                silent: 0,
+            };
+            let text = text.to_string();
+            assert!(!text.contains("write") && !text.contains("`counter`"), "{text}");
+        }
     }
 }

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 
 use super::connect::NeverOpened;
+use super::known::nearest;
+use super::plain::NoConnection;
 use super::target::NoRoute;
 use super::turn::NoTurn;
 use crate::counter::CounterError;
@@ -38,6 +40,8 @@ pub enum Failure {
     NoPort(String, PathBuf),
     /// The name has no address.
     Unresolved(String, std::io::Error),
+    /// The name, which is no profile's, has no address.
+    NoAddress(String, std::io::Error),
     /// There is no way to the host.
     NoRoute(String, NoRoute),
     /// The program may not open a raw socket.
@@ -56,6 +60,15 @@ pub enum Failure {
     StandardEnds(std::io::Error),
     /// The host was knocked at, but does not let us in.
     NeverOpened(NeverOpened),
+    /// The host has no profile, and cannot be connected to without a knock either.
+    Plain {
+        /// The host that was asked for.
+        host: String,
+        /// What came of it.
+        why: NoConnection,
+        /// The profile that was probably meant.
+        meant: Option<String>,
+    },
     /// The connection broke.
     ConnectionLost(String, std::io::Error),
     /// The packet did not leave.
@@ -82,13 +95,16 @@ impl fmt::Display for Failure {
             Self::Counter(error) => write!(f, "{error}; nothing was sent"),
             Self::NoPort(host, config) => write!(
                 f,
-                "{host:?}: which port? say -p PORT, or write \"port = PORT\" below [main] in {config:?}"
+                "{host:?}: which port? say -p PORT or HOST:PORT, or write \"port = PORT\" below [main] in {config:?}"
             ),
             Self::Unresolved(name, why) => write!(
                 f,
                 "{name:?}: no address for this name ({}); check the name and the network, or write \"address = ...\" into the profile's config; nothing was sent, no counter spent",
                 reason(why)
             ),
+            Self::NoAddress(name, why) => {
+                write!(f, "{name:?}: no address for this name ({}), and no profile", reason(why))
+            }
             Self::NoRoute(name, NoRoute::NoneOfThatFamily) => write!(
                 f,
                 "{name:?}: has no address of the family that was asked for (-4, -6, --source); nothing was sent, no counter spent"
@@ -109,9 +125,13 @@ impl fmt::Display for Failure {
             Self::StillPrivileged(why) => {
                 write!(f, "cannot give up privileges ({why}), so nothing was sent")
             }
+            Self::NoProfiles(dir, why) if why.kind() == std::io::ErrorKind::NotFound => write!(
+                f,
+                "{dir:?}: there is no such directory; profiles are made on the server, by knock-genprofile"
+            ),
             Self::NoProfiles(dir, why) => write!(
                 f,
-                "{dir:?}: cannot be read ({}); profiles are made on the server, by knock-genprofile",
+                "{dir:?}: the profiles cannot be read ({}); see whose it is: ls -ld {dir:?}",
                 reason(why)
             ),
             Self::Spent(name) => {
@@ -122,6 +142,10 @@ impl fmt::Display for Failure {
                 write!(f, "standard input or output cannot be used: {}", reason(why))
             }
             Self::NeverOpened(why) => why.fmt(f),
+            Self::Plain { host, why, meant } => {
+                write!(f, "{host:?}: {why}; there is no such profile, so no knock was sent")?;
+                meant.iter().try_for_each(|name| write!(f, "; did you mean {name:?}?"))
+            }
             Self::ConnectionLost(host, why) => {
                 write!(f, "{host:?}: the connection broke: {}", reason(why))
             }
@@ -172,6 +196,9 @@ fn no_profile(
     there_are: &[String],
 ) -> fmt::Result {
     write!(f, "no profile {host:?} in {profiles:?}; ")?;
+    if let Some(name) = nearest(host, there_are) {
+        return write!(f, "did you mean {name:?}?");
+    }
     if there_are.is_empty() {
         f.write_str("there are none yet; ")?;
     } else {
@@ -216,6 +243,7 @@ mod tests {
             }
             .to_string()
         };
+        assert!(failure(&["one.example", "b\u{1b}[2J"]).ends_with(r#"did you mean "b\u{1b}[2J"?"#));
         let text = failure(&["one.example", "two.example"]);
         assert!(text.contains(r#"there are "one.example", "two.example""#), "{text}");
         assert!(text.contains("knock-genprofile"), "{text}");

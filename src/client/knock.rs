@@ -11,14 +11,15 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::failure::Failure;
-use super::known::{Host, Known};
+use super::known::{self, Host, Known};
+use super::order::Next;
 use super::packet::{Ends, KnockPacket};
-use super::target::{self, Family, Route};
+use super::target::{self, Family, Route, Ways};
 use super::wire::RawSockets;
 use crate::counter::Counter;
 use crate::layout::Request;
 use crate::layout::classic::{self, SealError};
-use crate::profile::{self, Profile, ProfileFiles};
+use crate::profile::{Profile, ProfileFiles};
 use crate::syn::SynFields;
 
 /// A profile that can be knocked with.
@@ -33,13 +34,28 @@ pub struct Knocker {
     counter: Counter,
 }
 
-/// One knock that was sent.
+/// One knock that was sent, and can be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
     /// The counter that was spent on it.
     pub counter: u32,
     /// What left.
     pub packet: KnockPacket,
+    /// The way that it went.
+    pub route: Route,
+}
+
+impl Sent {
+    /// Sends the same packet again, byte for byte: a server that took the first one ignores it.
+    pub fn again(&self, raw: &RawSockets) -> Result<(), Failure> {
+        let Self { counter, packet, route } = self;
+        let address = route.target.ip();
+        raw.send(packet, route.scope()).map_err(|why| Failure::NotSent {
+            counter: *counter,
+            address,
+            why,
+        })
+    }
 }
 
 impl Knocker {
@@ -47,7 +63,7 @@ impl Knocker {
     pub fn load(profiles: &Path, host: &str) -> Result<Self, Failure> {
         let dir = profiles.join(host);
         if !is_plain_name(host) || !dir.is_dir() {
-            let there_are = profile::names(profiles).unwrap_or_default();
+            let there_are = known::names(profiles)?;
             let (host, profiles) = (host.to_owned(), profiles.to_owned());
             return Err(Failure::NoProfile { host, profiles, there_are });
         }
@@ -64,7 +80,7 @@ impl Knocker {
         if !matches!(exactly, Err(Failure::NoProfile { .. })) {
             return exactly;
         }
-        let mut known = Known::all(profiles);
+        let mut known = Known::all(profiles)?;
         known.sort_by_key(|profile| profile.port != port);
         let wanted = Host::new(host.to_owned());
         match known.into_iter().find(|profile| profile.is(&wanted)) {
@@ -85,16 +101,34 @@ impl Knocker {
         family: Family,
         source: Option<std::net::IpAddr>,
     ) -> Result<Vec<Route>, Failure> {
+        self.ways(family, source).map(|ways| ways.routes)
+    }
+
+    /// The same, and the addresses that there is no way to.
+    pub fn ways(&self, family: Family, source: Option<std::net::IpAddr>) -> Result<Ways, Failure> {
         let name = self.address();
         let addresses = target::resolve(name, self.profile.config.knock_port)
             .map_err(|why| Failure::Unresolved(name.to_owned(), why))?;
-        target::routes(&addresses, family, source)
+        target::ways(&addresses, family, source)
             .map_err(|why| Failure::NoRoute(name.to_owned(), why))
     }
 
     /// The counter that the next knock will use, as it is on disk now.
     pub fn next_counter(&self) -> Result<u32, Failure> {
         self.counter.read().map_err(Failure::Counter)
+    }
+
+    /// Sends what is next of a run: a knock for `request`, or one that has left before.
+    pub fn send_next(
+        &self,
+        raw: &RawSockets,
+        next: Next<'_, Sent>,
+        request: Request,
+    ) -> Result<Sent, Failure> {
+        match next {
+            Next::New(route) => self.knock(raw, route, request),
+            Next::Again(sent) => sent.again(raw).map(|()| *sent),
+        }
     }
 
     /// Spends a counter and sends one SYN that asks for `request`.
@@ -129,7 +163,7 @@ impl Knocker {
     ) -> Result<Sent, Failure> {
         let sent = packet(&self.profile, route, fields).and_then(|packet| {
             raw.send(&packet, route.scope())?;
-            Ok(Sent { counter, packet })
+            Ok(Sent { counter, packet, route: *route })
         });
         sent.map_err(|why| Failure::NotSent { counter, address: route.target.ip(), why })
     }

@@ -44,13 +44,14 @@ fn row(knocker: &Knocker) -> Result<String, Failure> {
     ))
 }
 
-/// The knock that `knocker` would send next along `route`: its counter and the packet. Spends nothing.
+/// The knock that `knocker` would send along `route` with the first counter from `counter` on: that, and the packet.
+/// Spends nothing.
 pub fn next_packet(
     knocker: &Knocker,
     route: &Route,
     request: Request,
+    mut counter: u32,
 ) -> Result<(u32, KnockPacket), Failure> {
-    let mut counter = knocker.next_counter()?;
     loop {
         match classic::seal(&knocker.profile.keys, request, counter) {
             Ok(fields) => {

@@ -10,21 +10,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket}
 /// Which address families may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Family {
-    /// Either: the first address that there is a way to.
+    /// Either or both: as the host has them.
     #[default]
     Any,
     /// IPv4 alone.
     V4,
     /// IPv6 alone.
     V6,
-    /// Each of the two that the host has.
-    Both,
 }
 
 impl Family {
     fn allows(self, address: &SocketAddr) -> bool {
         match self {
-            Self::Any | Self::Both => true,
+            Self::Any => true,
             Self::V4 => address.is_ipv4(),
             Self::V6 => address.is_ipv6(),
         }
@@ -101,6 +99,15 @@ pub fn ascii_name(name: &str) -> String {
     idna::domain_to_ascii(name).unwrap_or_else(|_| name.to_owned())
 }
 
+/// The ways to a host.
+#[derive(Debug, Default)]
+pub struct Ways {
+    /// Those that there are, in the order of the addresses.
+    pub routes: Vec<Route>,
+    /// The addresses that there is no way to, and why.
+    pub passed_over: Vec<(IpAddr, io::Error)>,
+}
+
 /// The ways to `addresses`, those of an allowed family that there is a way to, in their order; at least one.
 ///
 /// `Any` and a host with both families: the first way is the one that a program like ssh tries first too.
@@ -109,22 +116,32 @@ pub fn routes(
     family: Family,
     source: Option<IpAddr>,
 ) -> Result<Vec<Route>, NoRoute> {
-    let mut found = Vec::new();
-    let mut refused = None;
+    ways(addresses, family, source).map(|ways| ways.routes)
+}
+
+/// The same, and the addresses that were passed over.
+pub fn ways(
+    addresses: &[SocketAddr],
+    family: Family,
+    source: Option<IpAddr>,
+) -> Result<Ways, NoRoute> {
+    let mut ways = Ways::default();
     for &address in addresses.iter().filter(|address| family.allows(address)) {
         if source.is_some_and(|source| source.is_ipv4() != address.is_ipv4()) {
             continue;
         }
         match Route::find(address, source) {
-            Ok(route) => found.push(route),
-            Err(why) => refused = refused.or(Some((address.ip(), why))),
+            Ok(route) => ways.routes.push(route),
+            Err(why) => ways.passed_over.push((address.ip(), why)),
         }
     }
-    match (found.is_empty(), refused) {
-        (false, _) => Ok(found),
-        (true, Some((address, why))) => Err(NoRoute::Unreachable(address, why)),
-        (true, None) => Err(NoRoute::NoneOfThatFamily),
+    if !ways.routes.is_empty() {
+        return Ok(ways);
     }
+    Err(match ways.passed_over.into_iter().next() {
+        Some((address, why)) => NoRoute::Unreachable(address, why),
+        None => NoRoute::NoneOfThatFamily,
+    })
 }
 
 /// Why there is no way to a host.
@@ -136,15 +153,15 @@ pub enum NoRoute {
     Unreachable(IpAddr, io::Error),
 }
 
-/// The ways to knock at: the first, or with [`Family::Both`] the first of each family.
+/// The ways to knock at: the first of each family. Nobody knows which of them the connection will take, nor which the
+/// server watches: the original's knows IPv4 alone.
 #[must_use]
-pub fn first_of_each(routes: &[Route], family: Family) -> Vec<Route> {
-    let Some(first) = routes.first() else { return Vec::new() };
-    let other = routes.iter().find(|route| route.target.is_ipv4() != first.target.is_ipv4());
-    match (family, other) {
-        (Family::Both, Some(other)) => vec![*first, *other],
-        _ => vec![*first],
-    }
+pub fn first_of_each(routes: &[Route]) -> Vec<Route> {
+    let first = routes.first();
+    let other = first.and_then(|first| {
+        routes.iter().find(|route| route.target.is_ipv4() != first.target.is_ipv4())
+    });
+    first.into_iter().chain(other).copied().collect()
 }
 
 #[cfg(test)]
@@ -196,14 +213,27 @@ mod tests {
     }
 
     #[test]
-    fn one_knock_a_host_unless_both_families_are_asked_for() {
+    fn each_family_that_a_host_has_is_knocked_at_once() {
         let route = |text: &str| {
             let target: SocketAddr = text.parse().unwrap();
             Route { source: target.ip(), target }
         };
         let all = [route("[::1]:9"), route("[::2]:9"), route("127.0.0.1:9")];
-        assert_eq!(first_of_each(&all, Family::Any), [all[0]]);
-        assert_eq!(first_of_each(&all, Family::Both), [all[0], all[2]]);
-        assert_eq!(first_of_each(&all[..2], Family::Both), [all[0]]);
+        assert_eq!(first_of_each(&all), [all[0], all[2]]);
+        assert_eq!(first_of_each(&all[1..]), [all[1], all[2]]);
+        assert_eq!(first_of_each(&all[..2]), [all[0]]);
+        assert_eq!(first_of_each(&[]), []);
+    }
+
+    #[test]
+    fn an_address_without_a_way_is_passed_over_where_another_has_one() {
+        let all = addresses(&["127.0.0.1:9", "[::1]:9"]);
+        let source = Some([127, 0, 0, 1].into());
+        assert_eq!(ways(&all, Family::Any, source).unwrap().routes.len(), 1);
+        // 255.255.255.255 is nobody's: the kernel knows no way there without being told that it is a broadcast.
+        let all = addresses(&["255.255.255.255:9", "127.0.0.1:9"]);
+        let ways = ways(&all, Family::Any, None).unwrap();
+        assert_eq!(ways.routes.len(), 1);
+        assert_eq!(ways.passed_over[0].0, IpAddr::from([255, 255, 255, 255]));
     }
 }

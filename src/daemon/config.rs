@@ -1,17 +1,15 @@
 //! `config` in the config directory: root's word on what anybody may be granted. The original's keys are `delay`
-//! and `error_window`; it is an INI file that is also TOML.
+//! and `error_window`; ours are in the same syntax.
 
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use serde::Deserialize;
-
 use crate::privileged::{Protocol, Service};
-use crate::profile::from_toml;
+use crate::profile::{self, Ini, NotRoots};
 
 /// The most that `delay` may be, in seconds: half a day. Longer is no grant but a rule.
 const MAX_DELAY: u16 = 12 * 60 * 60;
@@ -20,8 +18,7 @@ const MAX_DELAY: u16 = 12 * 60 * 60;
 const MAX_LEN: u64 = 64 * 1024;
 
 /// What `config` says below `[main]`; a file that is not there says nothing, and that is enough.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// How long a port stays open for the connection that follows, in seconds.
     pub delay: u16,
@@ -43,8 +40,10 @@ pub struct Config {
     pub ipv6: bool,
     /// How many grants may be open at once.
     pub max_open: usize,
-    /// How many grants one address may have open at once.
+    /// How many grants one address, or one /64 of IPv6, may have open at once.
     pub max_open_per_source: usize,
+    /// How many grants one profile may have open at once.
+    pub max_open_per_profile: usize,
 }
 
 impl Default for Config {
@@ -61,13 +60,13 @@ impl Default for Config {
             ipv6: true,
             max_open: 1024,
             max_open_per_source: 16,
+            max_open_per_profile: 64,
         }
     }
 }
 
 /// What opens ports; each through netlink: nothing is run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FirewallKind {
     /// Conntrack expectations, else a set and a mark.
     #[default]
@@ -76,14 +75,6 @@ pub enum FirewallKind {
     Conntrack,
     /// A set of our own, and a mark that other firewalls have to accept.
     Nftables,
-}
-
-impl TryFrom<String> for FirewallKind {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
 }
 
 impl FromStr for FirewallKind {
@@ -107,8 +98,7 @@ impl FromStr for FirewallKind {
 }
 
 /// A service as it is written: `tcp/22`, `tcp/8000-8010`, `udp/1194`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceText(pub Service);
 
 impl TryFrom<String> for ServiceText {
@@ -144,12 +134,6 @@ fn parse_service(text: &str) -> Option<Service> {
     (first_port <= last_port).then_some(Service { protocol, first_port, last_port })
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct File {
-    main: Config,
-}
-
 impl Config {
     /// Reads `config` in `config_dir`. Root acts on what it says, so it must be root's alone to write.
     pub fn load(config_dir: &Path) -> Result<Self, ConfigError> {
@@ -166,9 +150,7 @@ impl Config {
         if metadata.len() > MAX_LEN {
             return Err(error(Kind::TooLarge));
         }
-        if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
-            return Err(error(Kind::NotRoots));
-        }
+        profile::roots_alone(&path).map_err(|why| error(Kind::NotRoots(why)))?;
         let mut bytes = Vec::new();
         file.take(MAX_LEN).read_to_end(&mut bytes).map_err(|why| error(Kind::Unreadable(why)))?;
         Self::parse(&bytes).map_err(|why| error(Kind::Wrong(why)))
@@ -176,40 +158,54 @@ impl Config {
 
     /// Parses the bytes of a `config`.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let config = from_toml::<File>(bytes)?.main;
-        let in_range = |key, value: u64, range: std::ops::RangeInclusive<u64>| {
-            if range.contains(&value) {
-                Ok(())
-            } else {
-                Err(format!("{key} is {value}; it may be {} to {}", range.start(), range.end()))
-            }
+        let mut ini = Ini::parse(bytes)?;
+        let default = Self::default();
+        let max_open = ini.number("max_open", 1..=65_536)?.unwrap_or(default.max_open);
+        let config = Self {
+            delay: ini.number("delay", 1..=MAX_DELAY)?.unwrap_or(default.delay),
+            // Each counter of the window costs every junk knock a decryption and a MAC.
+            error_window: ini.number("error_window", 1..=1_000)?.unwrap_or(default.error_window),
+            log_prefix: ini.text("log_prefix")?.unwrap_or(default.log_prefix),
+            log: ini.name("log")?.unwrap_or(default.log),
+            firewall: firewall(&mut ini)?.unwrap_or(default.firewall),
+            user: ini.name("user")?,
+            allow: services(&mut ini)?,
+            ipv4: ini.flag("ipv4")?.unwrap_or(default.ipv4),
+            ipv6: ini.flag("ipv6")?.unwrap_or(default.ipv6),
+            max_open,
+            max_open_per_source: ini
+                .number("max_open_per_source", 1..=max_open)?
+                .unwrap_or(default.max_open_per_source.min(max_open)),
+            max_open_per_profile: ini
+                .number("max_open_per_profile", 1..=max_open)?
+                .unwrap_or(default.max_open_per_profile.min(max_open)),
         };
-        in_range("delay", config.delay.into(), 1..=MAX_DELAY.into())?;
-        // Each counter of the window costs every junk knock a decryption and a MAC.
-        in_range("error_window", config.error_window.into(), 1..=1_000)?;
-        in_range("max_open", config.max_open as u64, 1..=65_536)?;
-        in_range(
-            "max_open_per_source",
-            config.max_open_per_source as u64,
-            1..=config.max_open as u64,
-        )?;
         // The kernel cuts a prefix at 127 bytes (NF_LOG_PREFIXLEN); a longer one would never be found.
-        if config.log_prefix.is_empty()
-            || config.log_prefix.len() > 127
-            || config.log_prefix.contains(char::is_control)
-        {
-            return Err("log_prefix must have 1 to 127 printable characters".into());
+        if config.log_prefix.len() > 127 {
+            return Err(ini.wrong("log_prefix", "it may have 127 bytes at the most"));
         }
-        // A knock asks for a TCP port and for nothing else.
-        let is_tcp = |text: &ServiceText| text.0.protocol == Protocol::Tcp;
-        if config.allow.as_ref().is_some_and(|allow| !allow.iter().any(is_tcp)) {
-            return Err(
-                "allow names no TCP port, so nobody could be let in; name one, like tcp/22, or remove the line"
-                    .into(),
-            );
-        }
+        ini.finish()?;
         Ok(config)
     }
+}
+
+/// What `allow` names. A knock asks for a TCP port and for nothing else, so one must be among it.
+fn firewall(ini: &mut Ini) -> Result<Option<FirewallKind>, String> {
+    let name = ini.name("firewall")?;
+    name.map(|name| name.parse().map_err(|why: String| ini.wrong("firewall", &why))).transpose()
+}
+
+fn services(ini: &mut Ini) -> Result<Option<Vec<ServiceText>>, String> {
+    let Some(texts) = ini.list("allow")? else { return Ok(None) };
+    let services: Result<Vec<_>, _> = texts.into_iter().map(ServiceText::try_from).collect();
+    let services = services.map_err(|why| ini.wrong("allow", &why))?;
+    if services.iter().any(|text| text.0.protocol == Protocol::Tcp) {
+        return Ok(Some(services));
+    }
+    Err(ini.wrong(
+        "allow",
+        "it names no TCP port, so nobody could be let in; name one, like tcp/22, or remove the line",
+    ))
 }
 
 /// Why there is no config to go by.
@@ -222,20 +218,23 @@ pub struct ConfigError {
 #[derive(Debug)]
 enum Kind {
     Unreadable(io::Error),
-    NotRoots,
+    NotRoots(NotRoots),
     TooLarge,
     Wrong(String),
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Kind::NotRoots(why) = &self.kind {
+            return why.fmt(f);
+        }
         write!(f, "{:?}: ", self.path)?;
         match &self.kind {
+            Kind::NotRoots(why) => why.fmt(f),
             Kind::Unreadable(why) => write!(f, "cannot be read: {why}"),
-            Kind::NotRoots => f.write_str(
-                "must belong to root and be writable by nobody else; check what is in it, then: chown root, chmod go-w",
-            ),
-            Kind::TooLarge => write!(f, "larger than {MAX_LEN} bytes, which no config is; check what is in it"),
+            Kind::TooLarge => {
+                write!(f, "larger than {MAX_LEN} bytes, which no config is; check what is in it")
+            }
             Kind::Wrong(why) => f.write_str(why),
         }
     }
@@ -246,19 +245,6 @@ impl std::error::Error for ConfigError {}
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_original_s_config_is_read() {
-        let config = Config::parse(b"[main]\ndelay=15\nerror_window=20\n").unwrap();
-        assert_eq!(config, Config::default());
-        let config = Config::parse(b"[main]\ndelay = 30\nerror_window = 50\n").unwrap();
-        assert_eq!((config.delay, config.error_window), (30, 50));
-    }
-
-    #[test]
-    fn an_empty_config_is_the_default() {
-        assert_eq!(Config::parse(b"").unwrap(), Config::default());
-    }
 
     #[test]
     fn a_config_is_read_whole_or_refused() {
@@ -293,27 +279,6 @@ mod tests {
             "tcp/1-2-3",
         ] {
             assert_eq!(parse_service(text), None, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (text, named) in [
-            ("[main]\nerror_widow = 20\n", "error_widow"),
-            ("[mian]\n", "mian"),
-            ("[main]\ndelay = 0\n", "delay is 0"),
-            ("[main]\ndelay = 50000\n", "delay is 50000"),
-            ("[main]\ndelay = fifteen\n", "line 2"),
-            ("[main]\nerror_window = 0\n", "error_window"),
-            ("[main]\nallow = []\n", "allow names no TCP port"),
-            ("[main]\nallow = [\"udp/53\"]\n", "allow names no TCP port"),
-            ("[main]\nallow = [\"ssh\"]\n", "ssh"),
-            ("[main]\nfirewall = \"pf\"\n", "pf"),
-            ("[main]\nfirewall = \"iptables\"\n", "remove the line: conntrack, the default"),
-            ("[main]\nlog_prefix = \"\"\n", "log_prefix"),
-        ] {
-            let error = Config::parse(text.as_bytes()).unwrap_err();
-            assert!(error.contains(named), "{text:?}: {error}");
         }
     }
 }

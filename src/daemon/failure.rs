@@ -9,6 +9,7 @@ use super::config::ConfigError;
 use super::sandbox::SandboxError;
 use super::source::SourceError;
 use crate::privileged::{DropError, Ended, FirewallError, SplitError};
+use crate::profile::NotRoots;
 
 /// Why the daemon does not start, or does not go on.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) enum Failure {
     BadInstance(String),
     /// The config directory cannot be used.
     ConfigDir(PathBuf, io::Error),
+    /// Somebody else than root could change the config directory or the one of the profiles.
+    NotRoots(NotRoots),
     /// Another daemon has this config directory.
     Locked(PathBuf),
     /// The config is wrong.
@@ -66,6 +69,7 @@ impl fmt::Display for Failure {
             Self::ConfigDir(path, why) => {
                 write!(f, "{path:?}: {why}; knock-genprofile makes it with the first profile")
             }
+            Self::NotRoots(error) => error.fmt(f),
             Self::Locked(path) => write!(
                 f,
                 "another knock-daemon runs with {path:?}; stop it first, or give this one its own with --instance"

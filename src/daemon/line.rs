@@ -1,13 +1,15 @@
 //! One line of the kernel's log -> the SYN that it tells of, or why it tells of none.
 //!
-//! Owns the grammar of the lines that Linux prints for a logged packet (`net/netfilter/nf_log_syslog.c`) and of what is
-//! put before them on the way: rsyslog's two time formats, the head of a `/dev/kmsg` record, a journal export field.
+//! Owns the grammar of the lines that Linux prints for a logged packet (`net/netfilter/nf_log_syslog.c`); `head` has that of
+//! what is put before them on the way, by a log program or by `/dev/kmsg`.
 //! Never searches a line for a field. The grammar is walked from the first byte in the kernel's own order, so no host
 //! name, interface name, quoted packet or other text can stand in for a field of the packet that was refused.
 //!
 //! Pure: bytes in, fields out. No allocation, one pass, no panic whatever the bytes are.
 
 #![forbid(unsafe_code)]
+
+mod head;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,8 +19,8 @@ use crate::syn::{LoggedSyn, SynFields};
 /// What stands before the kernel's message in a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// A line of a log file written by rsyslog: `Nov 20 09:39:15 host kernel: [  923.993648] ` or
-    /// `2026-11-20T09:39:15.430921+00:00 host kernel: [  923.993648] `. The bracketed time may be missing.
+    /// A line of a log file, as rsyslog, syslog-ng, busybox, metalog, logread or RFC 5424 have it, such as
+    /// `Nov 20 09:39:15 host kernel: [  923.993648] `. The bracketed time may be missing.
     Syslog,
     /// A record of `/dev/kmsg`: `7,900,923993648,-;`, of facility 0 (only the kernel can write one).
     /// The record ends at its first newline; what follows there is a dictionary.
@@ -55,8 +57,8 @@ impl fmt::Display for NotASyn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Framing => f.write_str(
-                "the line does not begin as this log's lines do: of a file, one of rsyslog's own time formats is read \
-                 (RSYSLOG_TraditionalFileFormat, RSYSLOG_FileFormat); --log kmsg needs none",
+                "the line does not begin as this log's lines do: of a file, what rsyslog, syslog-ng, busybox, metalog and \
+                 logread write by default is read, and RFC 5424; --log kmsg needs none of them",
             ),
             Self::NotKernel => f.write_str("the line is not the kernel's"),
             Self::OtherPrefix => f.write_str(
@@ -88,8 +90,8 @@ pub fn parse<'l>(
     prefix: &[u8],
 ) -> Result<LoggedSyn<'l>, NotASyn> {
     let message = match framing {
-        Framing::Syslog => syslog_message(line)?,
-        Framing::Kmsg => kmsg_message(line)?,
+        Framing::Syslog => head::syslog_message(line)?,
+        Framing::Kmsg => head::kmsg_message(line)?,
         Framing::Journal => line.strip_prefix(b"MESSAGE=").ok_or(NotASyn::Framing)?,
     };
     Rest(message.strip_prefix(prefix).ok_or(NotASyn::OtherPrefix)?).packet()
@@ -101,49 +103,6 @@ pub fn kmsg_sequence(record: &[u8]) -> Option<u64> {
     let mut rest = Rest(record);
     rest.decimal().filter(|_| rest.skip(b","))?;
     rest.decimal().filter(|_| rest.skip(b","))
-}
-
-/// `<time> <host> kernel: [<seconds since boot>] ` -> what follows.
-///
-/// The tag must be the word after the host: `host su: kernel: REJECT …` is what a program said.
-fn syslog_message(line: &[u8]) -> Result<&[u8], NotASyn> {
-    let mut rest = Rest(line);
-    let timed = if line.first().is_some_and(u8::is_ascii_digit) {
-        rest.iso_time()
-    } else {
-        rest.traditional_time()
-    };
-    timed.ok_or(NotASyn::Framing)?;
-    rest.word().filter(|host| !host.is_empty()).ok_or(NotASyn::Framing)?;
-    if !rest.skip(b"kernel: ") {
-        return Err(NotASyn::NotKernel);
-    }
-    rest.boot_time();
-    Ok(rest.0)
-}
-
-/// `<priority>,<sequence>,<microseconds>,<flags>[,…];<text>[\n<dictionary>]` -> the text.
-///
-/// A process that writes to `/dev/kmsg` never gets facility 0: the kernel raises it to 1. Parts of a line that was
-/// printed in pieces (flag `c`) are nobody's packet.
-fn kmsg_message(record: &[u8]) -> Result<&[u8], NotASyn> {
-    let mut rest = Rest(record);
-    let priority = rest.decimal().filter(|_| rest.skip(b",")).ok_or(NotASyn::Framing)?;
-    if priority >> 3 != 0 {
-        return Err(NotASyn::NotKernel);
-    }
-    rest.decimal().filter(|_| rest.skip(b",")).ok_or(NotASyn::Framing)?;
-    rest.decimal().filter(|_| rest.skip(b",")).ok_or(NotASyn::Framing)?;
-    if !rest.skip(b"-") {
-        return Err(NotASyn::Framing);
-    }
-    if !rest.skip(b";") {
-        // Newer kernels may put more fields here, such as `caller=T123`.
-        let more =
-            rest.until(b';').filter(|more| more.first() == Some(&b',') && !more.contains(&b'\n'));
-        more.ok_or(NotASyn::Framing)?;
-    }
-    Ok(rest.0.split(|&byte| byte == b'\n').next().unwrap_or_default())
 }
 
 /// What of the line has not been read yet.
@@ -341,63 +300,6 @@ impl<'l> Rest<'l> {
                 true
             }
             None => false,
-        }
-    }
-
-    /// Takes as many bytes as the shape has, if they fit: `0` is any digit, anything else itself.
-    fn shape(&mut self, shape: &[u8]) -> Option<&'l [u8]> {
-        let (bytes, rest) = self.0.split_at_checked(shape.len())?;
-        let fits = |(byte, shape): (&u8, &u8)| {
-            if *shape == b'0' { byte.is_ascii_digit() } else { byte == shape }
-        };
-        if !bytes.iter().zip(shape).all(fits) {
-            return None;
-        }
-        self.0 = rest;
-        Some(bytes)
-    }
-
-    /// `Nov 20 09:39:15 `; a day below ten has a blank in place of its first digit.
-    fn traditional_time(&mut self) -> Option<()> {
-        let (month, rest) = self.0.split_at_checked(4)?;
-        if !b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec ".chunks(4).any(|name| name == month)
-        {
-            return None;
-        }
-        self.0 = rest;
-        self.shape(b" 0 00:00:00 ").or_else(|| self.shape(b"00 00:00:00 ")).map(|_| ())
-    }
-
-    /// `2026-11-20T09:39:15.430921+00:00 `; the fraction may be missing, and `Z` stand for the zone.
-    fn iso_time(&mut self) -> Option<()> {
-        self.shape(b"0000-00-00T00:00:00")?;
-        if self.skip(b".") {
-            let fraction = self.0.iter().take_while(|byte| byte.is_ascii_digit()).count();
-            self.0 = self.0.get(fraction..).filter(|_| fraction > 0)?;
-        }
-        let zone = self.skip(b"Z ")
-            || self.shape(b"+00:00 ").is_some()
-            || self.shape(b"-00:00 ").is_some();
-        zone.then_some(())
-    }
-
-    /// `[  923.993648] ` or `[  923.993648][    T1] `, where it stands (kernel setting `printk.time`, `PRINTK_CALLER`).
-    fn boot_time(&mut self) {
-        let mut rest = Rest(self.0);
-        if !rest.skip(b"[") {
-            return;
-        }
-        while rest.skip(b" ") {}
-        let timed = rest.decimal().is_some() && rest.shape(b".000000]").is_some();
-        if timed && rest.skip(b"[") {
-            while rest.skip(b" ") {}
-            if !(rest.skip(b"T") || rest.skip(b"C")) || rest.decimal().is_none() || !rest.skip(b"]")
-            {
-                return;
-            }
-        }
-        if timed && rest.skip(b" ") {
-            self.0 = rest.0;
         }
     }
 }

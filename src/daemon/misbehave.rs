@@ -1,12 +1,20 @@
 //! A daemon that has been taken over, as far as the tests go: a knock for certain ports makes it do what its sandbox
 //! forbids. In no build but the tests' (feature `misbehave`).
 
-#![forbid(unsafe_code)]
+#![allow(
+    unsafe_code,
+    reason = "tgkill, and descriptors by their number: nobody has a safe form of them"
+)]
 
 use std::fs::File;
+use std::os::fd::BorrowedFd;
 
+use nix::errno::Errno;
+use nix::libc;
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::{SFlag, fstat};
+use nix::sys::uio::pwrite;
 use nix::unistd::{Pid, execv, getppid};
 
 use crate::layout::Request;
@@ -23,6 +31,10 @@ pub(super) fn misbehave(asked: Request, helper: &mut Helper) {
         64016 => drop(kill(Pid::from_raw(1), Signal::SIGCONT)),
         #[expect(clippy::panic, reason = "to see what a panic does")]
         64017 => panic!("asked to"),
+        // SAFETY: tgkill takes any numbers, and touches no memory.
+        64019 => drop(unsafe { libc::syscall(libc::SYS_tgkill, 1, 1, libc::SIGCONT) }),
+        #[expect(clippy::panic, reason = "to say what came of it")]
+        64020 => panic!("far into each file: {:?}", write_far_into_each_file()),
         // More than anybody may have: the helper must take this for what it is.
         64018 => drop(helper.ask_open(&crate::privileged::Request {
             address: [192, 0, 2, 1].into(),
@@ -34,4 +46,19 @@ pub(super) fn misbehave(asked: Request, helper: &mut Helper) {
         })),
         _ => {}
     }
+}
+
+/// What came of writing one byte at 1 MiB into each regular file that is open here; the same answer in a row is said once.
+fn write_far_into_each_file() -> Vec<Result<usize, Errno>> {
+    let mut answers: Vec<_> = (3..100)
+        .filter_map(|number| {
+            // SAFETY: nothing here closes a descriptor meanwhile, and none is kept.
+            let file = unsafe { BorrowedFd::borrow_raw(number) };
+            let mode = fstat(file).ok()?.st_mode;
+            let is_file = mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
+            is_file.then(|| pwrite(file, b"x", 1 << 20))
+        })
+        .collect();
+    answers.dedup();
+    answers
 }

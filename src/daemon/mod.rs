@@ -3,8 +3,10 @@
 //! ```text
 //! cli, config, setup   what root says                      start      from root to a process that may only watch
 //! source, line         the log, and one line of it         sandbox    what that process may still do
-//! door, policy, wrong  what a SYN means                    watch      the loop
+//! door, guest, policy  what a SYN means                    watch      the loop
+//! meter, wrong         what strangers may cost             outcome    what came of it
 //! check                `--check`                           say        what is said, and how
+//! unread               lines that tell of no knock
 //! ```
 //!
 //! It may read files that it opened as root, and one log; it starts no programs and opens no sockets.
@@ -14,15 +16,19 @@ mod cli;
 pub mod config;
 mod door;
 mod failure;
+mod guest;
 pub mod line;
+mod meter;
 #[cfg(feature = "misbehave")]
 mod misbehave;
+mod outcome;
 mod policy;
 mod sandbox;
 mod say;
 mod setup;
 pub mod source;
 mod start;
+mod unread;
 mod watch;
 mod wrong;
 

@@ -16,7 +16,7 @@ use landlock::{
     RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 use nix::libc;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -71,6 +71,8 @@ fn filter(
     rules.insert(libc::SYS_fcntl, asks.into_iter().collect::<Result<_, _>>()?);
     // Signals go to the helper alone, to end it if it does not end by itself.
     rules.insert(libc::SYS_kill, vec![all_equal(&[(0, helper.as_raw())])?]);
+    // A panic that aborts ends this process by a signal; no other process is to be had by it.
+    rules.insert(libc::SYS_tgkill, vec![all_equal(&[(0, getpid().as_raw())])?]);
     if let Some(root) = root {
         rules.insert(libc::SYS_openat, vec![all_equal(&[(0, root.as_raw_fd()), (2, OPEN_FLAGS)])?]);
     }
@@ -124,7 +126,6 @@ const ALWAYS: &[i64] = &[
     libc::SYS_sigaltstack,
     libc::SYS_getpid,
     libc::SYS_gettid,
-    libc::SYS_tgkill,
     libc::SYS_exit,
     libc::SYS_exit_group,
 ];

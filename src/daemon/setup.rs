@@ -4,18 +4,19 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{User, geteuid};
 
 use super::cli::Args;
 use super::config::{Config, FirewallKind};
-use super::door::{Door, DoorError, Rules};
+use super::door::Door;
 use super::failure::Failure;
+use super::guest::Rules;
 use super::say;
 use super::source::{Choice, Opened};
 use crate::privileged::{BackEnd, Firewall, FirewallError, Ids, Limits, LogRules};
-use crate::profile::{self, ProfileFiles};
+use crate::profile::{self, NotRoots, ProfileError, ProfileFiles};
 
 const DEFAULT_USER: &str = "knockknock";
 const FALLBACK_USER: &str = "nobody";
@@ -50,6 +51,7 @@ impl Setup {
             })
         };
         let config_dir = args.config_dir.clone().unwrap_or_else(default_dir);
+        directory_of_root(&config_dir)?;
         let mut config = Config::load(&config_dir).map_err(Failure::Config)?;
         if let Some(log) = &args.log {
             config.log.clone_from(log);
@@ -154,15 +156,16 @@ impl Setup {
     /// others' owners out. Says how many those are.
     pub(super) fn profiles(&self) -> Result<(Vec<ProfileFiles>, usize), Failure> {
         let dir = self.config_dir.join("profiles");
+        directory_of_root(&dir)?;
         let names = profile::names(&dir).map_err(|why| Failure::ConfigDir(dir.clone(), why))?;
         let mut profiles = Vec::with_capacity(names.len());
         let mut unreadable = 0;
         for name in names {
-            match ProfileFiles::read(&dir.join(name)) {
+            match ProfileFiles::read_of_root(&dir.join(name)) {
                 Ok(files) => profiles.push(files),
                 Err(error) => {
                     unreadable += 1;
-                    left_out(&DoorError::Profile(error));
+                    left_out(&error);
                 }
             }
         }
@@ -181,7 +184,13 @@ impl Setup {
                 files.dir()
             ));
         }
-        let rules = Rules { seconds: self.config.delay, error_window: self.config.error_window };
+        if self.config.allow.is_none()
+            && let Some(said) = what_is_open(&files)
+        {
+            say::event(said);
+        }
+        let Config { delay, error_window, max_open_per_profile, .. } = self.config;
+        let rules = Rules { seconds: delay, error_window, max_open_per_profile };
         let (door, broken) = Door::new(files, limits, rules);
         for error in &broken {
             left_out(error);
@@ -193,7 +202,43 @@ impl Setup {
     }
 }
 
-fn left_out(error: &DoorError) {
+/// Of the config directory and the one of the profiles. Each is checked before anything in it is looked at.
+fn directory_of_root(dir: &Path) -> Result<(), Failure> {
+    profile::roots_alone(dir).map_err(|error| match error {
+        NotRoots::Unreadable(path, why) => Failure::ConfigDir(path, why),
+        error => Failure::NotRoots(error),
+    })
+}
+
+/// What can be asked for where the config has no `allow`: nobody finds out by an intruder that theirs was lost. None:
+/// there is nobody to ask.
+fn what_is_open(files: &[ProfileFiles]) -> Option<String> {
+    /// More than these would hide what the line says.
+    const NAMED: usize = 5;
+    let profiles: Vec<_> = files.iter().filter_map(|files| files.profile().ok()).collect();
+    let names = profiles.iter().filter(|profile| profile.config.allow.is_none());
+    let names: Vec<_> = names.map(|profile| format!("{:?}", profile.name)).collect();
+    let shown = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let others = match names.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    if profiles.is_empty() {
+        None
+    } else if names.is_empty() {
+        Some("config names no `allow`: each profile can ask for what its own `allow` names".into())
+    } else if names.len() == profiles.len() {
+        Some(format!(
+            "config names no `allow`: any TCP port can be asked for (profiles {shown}{others})"
+        ))
+    } else {
+        Some(format!(
+            "config names no `allow`: any TCP port can be asked for by the profiles without their own ({shown}{others})"
+        ))
+    }
+}
+
+fn left_out(error: &ProfileError) {
     say::event(format_args!("a profile is left out: {error}"));
 }
 

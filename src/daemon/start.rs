@@ -8,10 +8,11 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::libc::O_NOFOLLOW;
+use nix::libc::{O_CREAT, O_NOFOLLOW};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::Pid;
 
 use super::door::Door;
@@ -20,6 +21,7 @@ use super::sandbox;
 use super::say;
 use super::setup::Setup;
 use super::source::{Opened, Source};
+use super::unread::Unread;
 use super::watch::Watch;
 use crate::privileged::{self, Ids, Limits};
 
@@ -31,6 +33,7 @@ pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
 
     // The helper comes first: it must never have had a profile, a key or a log in its memory.
     let firewall = setup.firewall()?;
+    cap_writing()?;
     let helper = privileged::split(firewall, &limits, &user).map_err(Failure::NoHelper)?;
 
     match prepare(setup, &user, limits, helper.pid()) {
@@ -39,8 +42,8 @@ pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
             say::ready();
             let log_prefix = setup.config.log_prefix.clone();
             let verbose = setup.verbose;
-            let told_of = Vec::new();
-            Watch { source, door, helper, signals, log_prefix, verbose, told_of }.run()
+            let unread = Unread::default();
+            Watch { source, door, helper, signals, log_prefix, verbose, unread }.run()
         }
         Err(failure) => {
             // Whoever looks after we have ended finds nothing of ours.
@@ -112,11 +115,13 @@ fn root(source: &Source) -> Option<BorrowedFd<'_>> {
 }
 
 /// Two daemons on one config directory would hand out the same counters. The lock is a file that only root can open:
-/// whoever can open a file, or the directory itself, can lock it, and would keep the daemon from starting.
+/// whoever can open a file, or the directory itself, can lock it, and would keep the daemon from starting. It is held for
+/// as long as the daemon runs, so nothing can be written through it.
 fn lock(setup: &Setup) -> Result<File, Failure> {
     let dir = &setup.config_dir;
     let mut how = File::options();
-    how.read(true).write(true).create(true).mode(0o600).custom_flags(O_NOFOLLOW);
+    // The standard library's `create` asks for a descriptor that can be written.
+    how.read(true).mode(0o600).custom_flags(O_CREAT | O_NOFOLLOW);
     let lock = how.open(dir.join("lock")).map_err(|why| Failure::ConfigDir(dir.clone(), why))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
@@ -132,16 +137,37 @@ fn raise_file_limit() -> Result<(), Failure> {
         .map_err(|why| Failure::System("cannot raise the limit of open files", why.into()))
 }
 
-/// Stopping is an event like any other: nothing is interrupted half-way. What `nohup` or a shell had this process ignore
+/// How long a file may become by a write of the daemon or its helper: counters have some ten bytes, pipes have no length.
+const LONGEST_FILE: u64 = 64 * 1024;
+
+/// How much may be added where stderr is a file.
+const ROOM_FOR_EVENTS: u64 = 1 << 30;
+
+/// Whoever takes the daemon or its helper over fills no disk. A write past the cap is an error, since the signal that
+/// would come with it is blocked.
+fn cap_writing() -> Result<(), Failure> {
+    let cap = |stderr| {
+        SigSet::from(Signal::SIGXFSZ).thread_block()?;
+        let stderr = fstat(stderr)?;
+        let is_file = stderr.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
+        let length = u64::try_from(stderr.st_size).unwrap_or(0);
+        let cap = if is_file { length.saturating_add(ROOM_FOR_EVENTS) } else { LONGEST_FILE };
+        let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE)?;
+        setrlimit(Resource::RLIMIT_FSIZE, cap.min(hard), cap.min(hard))
+    };
+    cap(io::stderr()).map_err(|why| Failure::System("cannot limit what is written", why.into()))
+}
+
+/// Stopping is an event like any other: nothing is interrupted half-way, and a SIGHUP ends nothing. What `nohup` or a shell had this process ignore
 /// (it must outlive a terminal, or a Ctrl-C) stays ignored: a signal that is blocked would be queued all the same.
 fn take_signals() -> io::Result<SignalFd> {
     let ignored = ignored_signals()?;
-    let stop: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
+    let taken: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
         .into_iter()
         .filter(|&signal| ignored >> (signal as i32 - 1) & 1 == 0)
         .collect();
-    stop.thread_block()?;
-    Ok(SignalFd::with_flags(&stop, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+    taken.thread_block()?;
+    Ok(SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
 /// One bit for each signal that this process was started to ignore; signal 1 is the lowest.

@@ -8,13 +8,16 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
-use super::door::{Door, Outcome, Told};
+use super::door::Door;
 use super::failure::Failure;
-use super::line::{self, NotASyn};
+use super::line;
+use super::outcome::{Outcome, Told};
 use super::say;
 use super::source::{PortSet, Source};
+use super::unread::{Unread, Verdict};
 use crate::privileged::Helper;
 use crate::syn::LoggedSyn;
 
@@ -26,8 +29,7 @@ pub(super) struct Watch {
     pub(super) signals: SignalFd,
     pub(super) log_prefix: String,
     pub(super) verbose: bool,
-    /// What was said to be wrong with every line: once is enough.
-    pub(super) told_of: Vec<NotASyn>,
+    pub(super) unread: Unread,
 }
 
 impl Watch {
@@ -36,7 +38,7 @@ impl Watch {
         let knock_ports: PortSet = self.door.knock_ports().collect();
         loop {
             let woken = self.wait()?;
-            if woken.told_to_stop {
+            if woken.signal && self.is_told_to_stop()? {
                 say::event("told to stop; closing what is open");
                 let _ = self.helper.end();
                 return Ok(());
@@ -48,7 +50,7 @@ impl Watch {
                 self = self.read(&knock_ports)?;
             }
             for (port, tally) in self.door.due(Instant::now()) {
-                say::event(format_args!("profile {:?}: {tally}", self.door.profile_name(port)));
+                say::event(format_args!("profile {}: {tally}", self.door.profile_names(port)));
             }
         }
     }
@@ -65,7 +67,24 @@ impl Watch {
         }
         let [log, helper, signal] = polled.map(|fd| fd.any().unwrap_or(false));
         // The helper speaks only when it is asked, so anything on its pipe now is its end.
-        Ok(Woken { log, helper_gone: helper, told_to_stop: signal })
+        Ok(Woken { log, helper_gone: helper, signal })
+    }
+
+    /// Takes the signals that have come. A SIGHUP asks a daemon to read its config again, which this one cannot: it says so.
+    fn is_told_to_stop(&self) -> Result<bool, Failure> {
+        let next = || self.signals.read_signal();
+        let hangup = Signal::SIGHUP as u32;
+        while let Some(signal) =
+            next().map_err(|why| Failure::System("cannot read a signal", why.into()))?
+        {
+            if signal.ssi_signo != hangup {
+                return Ok(true);
+            }
+            say::event(
+                "SIGHUP: profiles and config are read at start; restart to change them: systemctl restart knock-daemon",
+            );
+        }
+        Ok(false)
     }
 
     /// Until the next line about wrong knocks is due; for ever where none is pending.
@@ -79,7 +98,7 @@ impl Watch {
     /// Reads what there is, up to a bound, so that a flood does not keep a signal waiting; what is left wakes the loop
     /// again.
     fn read(mut self, knock_ports: &PortSet) -> Result<Self, Failure> {
-        let Self { source, door, helper, log_prefix, verbose, told_of, .. } = &mut self;
+        let Self { source, door, helper, log_prefix, verbose, unread, .. } = &mut self;
         let framing = source.framing();
         let mut gone = None;
         let reports = source.read(knock_ports, &mut |bytes| {
@@ -88,15 +107,14 @@ impl Watch {
             }
             let syn = match line::parse(bytes.trim_ascii_end(), framing, log_prefix.as_bytes()) {
                 Ok(syn) => syn,
-                // Nobody's knock would ever be heard, and the admin could not know why.
-                Err(why @ (NotASyn::NoSequence | NotASyn::Framing | NotASyn::OtherPrefix))
-                    if !told_of.contains(&why) =>
-                {
-                    told_of.push(why);
-                    return say::event(why);
+                Err(why) => {
+                    return match unread.judge(why) {
+                        verdict @ Verdict::Detail(_) => say::detail(*verbose, verdict),
+                        verdict => say::event(verdict),
+                    };
                 }
-                Err(why) => return say::detail(*verbose, format_args!("not a knock: {why}")),
             };
+            unread.understood();
             match door.knock(&syn, helper, Instant::now()) {
                 Ok(outcome) => say_outcome(*verbose, door, &syn, &outcome),
                 Err(error) => gone = Some(error),
@@ -114,17 +132,18 @@ impl Watch {
 }
 
 fn say_outcome(verbose: bool, door: &Door, syn: &LoggedSyn<'_>, outcome: &Outcome) {
-    let told =
-        Told { profile: door.profile_name(syn.destination_port), source: syn.source, outcome };
-    match outcome {
-        Outcome::NoProfile | Outcome::Wrong(None) => say::detail(verbose, told),
-        _ => say::event(told),
+    // What strangers cause at any rate costs not even the wording.
+    if !verbose && matches!(outcome, Outcome::NoProfile | Outcome::Repeated | Outcome::Wrong(None))
+    {
+        return;
     }
+    let profiles = &door.profile_names(syn.destination_port);
+    say::event(Told { outcome, source: syn.source, profiles });
 }
 
 /// Why the loop went on.
 struct Woken {
     log: bool,
     helper_gone: bool,
-    told_to_stop: bool,
+    signal: bool,
 }

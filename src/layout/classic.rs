@@ -15,7 +15,7 @@ use aes::cipher::{KeyIvInit, StreamCipher};
 use ctr::Ctr32BE;
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::Request;
 use crate::syn::SynFields;
@@ -30,6 +30,10 @@ const REQUEST_LEN: usize = 2;
 /// Of the 20 bytes of HMAC-SHA1.
 const MAC_LEN: usize = 10;
 const KNOCK_LEN: usize = REQUEST_LEN + MAC_LEN;
+/// Of AES: a counter uses the first 12 bytes of its block.
+const BLOCK_LEN: usize = 16;
+/// Counters whose key stream is made at once.
+const AT_ONCE: u32 = 8;
 
 /// The two keys of a profile. Wiped from memory when dropped; `Debug` shows no byte of them.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -51,17 +55,16 @@ impl Keys {
         (&self.cipher, &self.mac)
     }
 
-    fn hmac(&self, request: [u8; REQUEST_LEN]) -> Hmac<Sha1> {
+    /// The MAC of nothing yet: to be cloned for each request, because the key's part of it is half of the work.
+    fn hmac(&self) -> Hmac<Sha1> {
         #[expect(clippy::expect_used, reason = "HMAC takes keys of any length (RFC 2104)")]
-        let mut mac =
-            <Hmac<Sha1> as KeyInit>::new_from_slice(&self.mac).expect("a key of 16 bytes");
-        mac.update(&request);
-        mac
+        <Hmac<Sha1> as KeyInit>::new_from_slice(&self.mac).expect("a key of 16 bytes")
     }
 
-    /// One CTR block: the counter is the block's last four bytes, big-endian.
-    fn apply_keystream(&self, counter: u32, bytes: &mut [u8; KNOCK_LEN]) {
-        let mut block = [0; 16];
+    /// CTR blocks from `counter` on, one a counter: it is the block's last four bytes, big-endian. So the blocks of
+    /// counters that follow each other are one stream, which costs much less than as many streams of a block each.
+    fn apply_keystream(&self, counter: u32, bytes: &mut [u8]) {
+        let mut block = [0; BLOCK_LEN];
         block[12..].copy_from_slice(&counter.to_be_bytes());
         Ctr32BE::<Aes128>::new(&self.cipher.into(), &block.into()).apply_keystream(bytes);
     }
@@ -101,7 +104,7 @@ pub fn seal(keys: &Keys, request: Request, counter: u32) -> Result<SynFields, Se
     let request = request.0.to_be_bytes();
     // Of the MAC goes in what has room.
     let mut knock = [0; KNOCK_LEN];
-    let mac = keys.hmac(request).finalize().into_bytes();
+    let mac = keys.hmac().chain_update(request).finalize().into_bytes();
     for (place, byte) in knock.iter_mut().zip(request.into_iter().chain(mac)) {
         *place = byte;
     }
@@ -125,17 +128,60 @@ pub fn open(
         return Err(OpenError::Spent);
     }
     let ciphertext = to_bytes(fields);
+    let hmac = keys.hmac();
     // The range's end is excluded, so `SPENT` itself is never tried.
-    for candidate in counter..counter.saturating_add(window) {
-        let mut knock = ciphertext;
-        keys.apply_keystream(candidate, &mut knock);
-        let [high, low, tag @ ..] = knock;
-        let request = [high, low];
-        if keys.hmac(request).verify_truncated_left(&tag).is_ok() {
-            return Ok((Request(u16::from_be_bytes(request)), candidate));
+    let end = counter.saturating_add(window);
+    let mut first = counter;
+    while first < end {
+        let count = AT_ONCE.min(end - first);
+        let mut stream = Zeroizing::new([[0; BLOCK_LEN]; AT_ONCE as usize]);
+        keys.apply_keystream(first, stream.as_flattened_mut());
+        for (candidate, block) in (first..first + count).zip(stream.iter()) {
+            let mut knock = ciphertext;
+            knock.iter_mut().zip(block).for_each(|(byte, key)| *byte ^= key);
+            let [high, low, tag @ ..] = knock;
+            let request = [high, low];
+            if hmac.clone().chain_update(request).verify_truncated_left(&tag).is_ok() {
+                return Ok((Request(u16::from_be_bytes(request)), candidate));
+            }
         }
+        first += count;
     }
     Err(OpenError::NoMatch)
+}
+
+/// Hands `each` the sequence number of every knock that asks for one of `requests` with one of `count` counters from
+/// `counter` on: what a firewall can tell knocks by before they are decoded.
+pub fn sequences(
+    keys: &Keys,
+    requests: &[Request],
+    counter: u32,
+    count: u32,
+    mut each: impl FnMut(u32),
+) {
+    let macs: Vec<[u8; 4]> = requests.iter().map(|request| first_of_mac(keys, *request)).collect();
+    let end = counter.saturating_add(count);
+    let mut first = counter;
+    while first < end {
+        let count = AT_ONCE.min(end - first);
+        let mut stream = Zeroizing::new([[0; BLOCK_LEN]; AT_ONCE as usize]);
+        keys.apply_keystream(first, stream.as_flattened_mut());
+        for (_, [_, _, k0, k1, k2, k3, ..]) in (0..count).zip(stream.iter()) {
+            let key = u32::from_be_bytes([*k0, *k1, *k2, *k3]);
+            for mac in &macs {
+                each(u32::from_be_bytes(*mac) ^ key);
+            }
+        }
+        first += count;
+    }
+}
+
+/// The bytes of a request's MAC that the sequence number hides.
+fn first_of_mac(keys: &Keys, Request(request): Request) -> [u8; 4] {
+    let mac = keys.hmac().chain_update(request.to_be_bytes()).finalize().into_bytes();
+    let mut first = [0; 4];
+    first.iter_mut().zip(mac).for_each(|(place, byte)| *place = byte);
+    first
 }
 
 fn from_bytes([i0, i1, s0, s1, s2, s3, a0, a1, a2, a3, w0, w1]: [u8; KNOCK_LEN]) -> SynFields {
@@ -208,6 +254,17 @@ mod tests {
             (0..1_000_000).find(|&n| seal(&keys(), Request(22), n) == Err(SealError::ZeroId));
         let zero = zero.expect("one counter in 65,536 gives a zero ID");
         assert!(seal(&keys(), Request(22), zero + 1).is_ok());
+    }
+
+    #[test]
+    fn the_sequence_numbers_are_those_of_the_sealed_knocks() {
+        let requests = [Request(22), Request(443), Request(0)];
+        let mut listed = Vec::new();
+        sequences(&keys(), &requests, SPENT - 30, 40, |seq| listed.push(seq));
+        let sealed = (SPENT - 30..SPENT).flat_map(|counter| {
+            requests.map(|request| seal(&keys(), request, counter).unwrap().seq)
+        });
+        assert_eq!(listed, sealed.collect::<Vec<_>>());
     }
 
     #[test]

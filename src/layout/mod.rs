@@ -3,6 +3,7 @@
 //! Pure: no files, no network, no clock. `docs/protocol.md` is the specification.
 
 pub mod classic;
+pub mod receiver;
 
 /// What a knock asks for: a 16-bit number. Without server policy for it, *n* means "TCP port *n*";
 /// 0 means "the profile's default".

@@ -3,44 +3,42 @@
 
 #![forbid(unsafe_code)]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use super::{Limits, Protocol, Reply, Request};
+use super::{Protocol, Reply, Request};
 
 /// What a grant is for: opening the same again renews it.
 type Key = (IpAddr, IpAddr, Protocol, u16);
 
-/// The grants that are open, at most [`Limits::max_open`].
+/// The grants that are open, within two limits.
 #[derive(Debug)]
 pub struct Grants {
     open: Vec<(Key, Instant)>,
+    max: usize,
+    max_per_source: usize,
 }
 
 impl Grants {
-    /// None yet; all the memory that it will ever need is taken here.
+    /// None yet; at most `max` in all, and `max_per_source` for one address, or for one /64 of IPv6.
     #[must_use]
-    pub fn new(limits: &Limits) -> Self {
-        Self { open: Vec::with_capacity(limits.max_open) }
+    pub fn new(max: usize, max_per_source: usize) -> Self {
+        Self { open: Vec::new(), max, max_per_source }
     }
 
-    /// Whether one more, or one renewed, stays within `limits` at `now`; if not, the reply that says so.
-    pub fn room_for(
-        &mut self,
-        request: &Request,
-        limits: &Limits,
-        now: Instant,
-    ) -> Result<(), Reply> {
+    /// Whether one more, or one renewed, stays within the limits at `now`; if not, the reply that says so.
+    pub fn room_for(&mut self, request: &Request, now: Instant) -> Result<(), Reply> {
         self.open.retain(|(_, end)| *end > now);
         if self.open.iter().any(|(key, _)| *key == key_of(request)) {
             return Ok(());
         }
+        let source = source_of(request.address);
         let of_this_source =
-            self.open.iter().filter(|((address, ..), _)| *address == request.address).count();
-        if of_this_source >= limits.max_open_per_source {
+            self.open.iter().filter(|((address, ..), _)| source_of(*address) == source).count();
+        if of_this_source >= self.max_per_source {
             return Err(Reply::FullForSource);
         }
-        if self.open.len() >= limits.max_open { Err(Reply::Full) } else { Ok(()) }
+        if self.open.len() >= self.max { Err(Reply::Full) } else { Ok(()) }
     }
 
     /// Counts what the firewall has just opened.
@@ -62,20 +60,22 @@ fn key_of(request: &Request) -> Key {
     (request.address, request.destination, request.protocol, request.port)
 }
 
+/// Whose limit an address counts against. A host with IPv6 has a /64 to itself as a rule (RFC 6177), and can send from
+/// each address of it.
+fn source_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Spend;
     use super::*;
 
-    fn limits() -> Limits {
-        Limits {
-            allow: None,
-            max_seconds: 60,
-            max_open: 3,
-            max_open_per_source: 2,
-            ipv4: true,
-            ipv6: true,
-        }
+    fn grants() -> Grants {
+        Grants::new(3, 2)
     }
 
     fn request(host: u8, port: u16) -> Request {
@@ -90,14 +90,14 @@ mod tests {
     }
 
     fn open(grants: &mut Grants, request: &Request, now: Instant) -> Result<(), Reply> {
-        grants.room_for(request, &limits(), now)?;
+        grants.room_for(request, now)?;
         grants.record(request, now);
         Ok(())
     }
 
     #[test]
     fn full_per_source_and_in_all_and_free_again_when_the_time_is_over() {
-        let (mut grants, now) = (Grants::new(&limits()), Instant::now());
+        let (mut grants, now) = (grants(), Instant::now());
         assert_eq!(open(&mut grants, &request(1, 22), now), Ok(()));
         assert_eq!(open(&mut grants, &request(1, 80), now), Ok(()));
         assert_eq!(open(&mut grants, &request(1, 443), now), Err(Reply::FullForSource));
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn renewing_counts_once_and_from_now() {
-        let (mut grants, now) = (Grants::new(&limits()), Instant::now());
+        let (mut grants, now) = (grants(), Instant::now());
         for seconds in 0..50 {
             let now = now + Duration::from_secs(seconds);
             assert_eq!(open(&mut grants, &request(1, 22), now), Ok(()));
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn what_is_closed_makes_room() {
-        let (mut grants, now) = (Grants::new(&limits()), Instant::now());
+        let (mut grants, now) = (grants(), Instant::now());
         for (host, port) in [(1, 22), (1, 80), (2, 22)] {
             assert_eq!(open(&mut grants, &request(host, port), now), Ok(()));
         }
@@ -137,5 +137,15 @@ mod tests {
         grants.forget(&request(1, 22));
         assert_eq!(open(&mut grants, &request(3, 22), now), Ok(()));
         assert_eq!(grants.open.len(), 3);
+    }
+
+    #[test]
+    fn the_addresses_of_one_ipv6_network_are_one_source() {
+        let (mut grants, now) = (grants(), Instant::now());
+        let from = |address: &str| Request { address: address.parse().unwrap(), ..request(1, 22) };
+        assert_eq!(open(&mut grants, &from("2001:db8:0:7::1"), now), Ok(()));
+        assert_eq!(open(&mut grants, &from("2001:db8:0:7:ffff::2"), now), Ok(()));
+        assert_eq!(open(&mut grants, &from("2001:db8:0:7::3"), now), Err(Reply::FullForSource));
+        assert_eq!(open(&mut grants, &from("2001:db8:0:8::3"), now), Ok(()));
     }
 }

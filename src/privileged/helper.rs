@@ -33,7 +33,7 @@ pub(super) fn answer_requests(
     firewall: &mut Firewall,
     limits: &Limits,
 ) -> Result<(), End> {
-    let mut grants = Grants::new(limits);
+    let mut grants = Grants::new(limits.max_open, limits.max_open_per_source);
     loop {
         let message = Message::decode(&next_request(&requests)?).ok_or(End::NotARequest)?;
         let reply = match message {
@@ -66,7 +66,7 @@ fn answer_open(
         (Err(errno), _) | (_, Err(errno)) => return Ok(Reply::Failed(errno as i32)),
     }
     let now = Instant::now();
-    if let Err(full) = grants.room_for(request, limits, now) {
+    if let Err(full) = grants.room_for(request, now) {
         return Ok(full);
     }
     let opened = firewall.open(request);

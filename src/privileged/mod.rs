@@ -49,6 +49,7 @@ pub use limits::{Limits, Refusal, Service};
 pub use log_rules::LogRules;
 pub use message::{MAX_NUMBERS, Message, Protocol, REPLY_LEN, REQUEST_LEN, Reply, Request, Spend};
 pub use neighbours::{FirewallKind, Neighbour, neighbours};
+pub use netlink::{Acknowledged, Refused, read_answers};
 pub use nftables::{MAX_EXPECTED, TableError};
 pub use ruleset::MARK;
 pub use split::{SplitError, close_inherited, split};

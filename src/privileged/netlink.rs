@@ -31,10 +31,11 @@ const BUFFER: usize = 32 * 1024;
 
 /// Which part of a batch the kernel refused, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refused {
+pub struct Refused {
     /// The first message of the batch that was refused; `None`: the batch as such.
-    pub(super) at: Option<usize>,
-    pub(super) errno: Errno,
+    pub at: Option<usize>,
+    /// Why.
+    pub errno: Errno,
 }
 
 impl From<Errno> for Refused {
@@ -94,26 +95,9 @@ impl Netlink {
         );
         send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
 
-        let (mut done, mut refused) = (0, None);
-        self.answers(|header, answer| {
-            if let NetlinkPayload::Error(answer) = answer {
-                let at = usize::try_from(header.sequence_number.wrapping_sub(first)).ok();
-                match answer.code {
-                    None => done += 1,
-                    Some(code) => {
-                        let errno = Errno::from_raw(code.get().saturating_neg());
-                        refused = refused
-                            .or(Some(Refused { at: at.filter(|at| *at < messages.len()), errno }));
-                    }
-                }
-            }
-        })?;
-        match refused {
-            Some(refused) => Err(refused),
-            // What was not acknowledged was not done.
-            None if done != messages.len() => Err(Errno::EPROTO.into()),
-            None => Ok(()),
-        }
+        let mut made = Acknowledged::none_of(first, messages.len());
+        self.answers(|header, answer| made.count(header, &answer))?;
+        made.whole()
     }
 
     /// Has the kernel do each of `messages`, one after the other, whatever becomes of those before it. What became of each.
@@ -195,17 +179,67 @@ impl Netlink {
                 Err(Errno::EAGAIN) => return Ok(()),
                 received => received?,
             };
-            let mut rest = buffer.get(..length).unwrap_or_default();
-            while !rest.is_empty() {
-                let packet = NetlinkBuffer::new_checked(rest).map_err(|_| Errno::EPROTO)?;
-                let length = usize::try_from(packet.length()).map_err(|_| Errno::EPROTO)?;
-                let this = rest.get(..length).ok_or(Errno::EPROTO)?;
-                // A rule of somebody else's with an expression that the crate cannot read is not ours to complain about.
-                if let Ok(message) = NetlinkMessage::<NetfilterMessage>::deserialize(this) {
-                    each(&message.header, message.payload);
-                }
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-            }
+            read_answers(buffer.get(..length).ok_or(Errno::EPROTO)?, &mut each)?;
+        }
+    }
+}
+
+/// Takes one piece of what the kernel sent apart, and hands each message in it to `each`. A length that the piece does not
+/// have is an error.
+pub fn read_answers(
+    mut rest: &[u8],
+    mut each: impl FnMut(&NetlinkHeader, NetlinkPayload<NetfilterMessage>),
+) -> Result<(), Errno> {
+    while !rest.is_empty() {
+        let packet = NetlinkBuffer::new_checked(rest).map_err(|_| Errno::EPROTO)?;
+        let length = usize::try_from(packet.length()).map_err(|_| Errno::EPROTO)?;
+        let this = rest.get(..length).ok_or(Errno::EPROTO)?;
+        // A rule of somebody else's with an expression that the crate cannot read is not ours to complain about.
+        if let Ok(message) = NetlinkMessage::<NetfilterMessage>::deserialize(this) {
+            each(&message.header, message.payload);
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// What the kernel made of a batch of `count` messages, the first of which has the sequence number `first`.
+#[derive(Debug)]
+pub struct Acknowledged {
+    first: u32,
+    count: usize,
+    /// How many messages the kernel says that it took.
+    pub done: usize,
+    /// The first that it says it refused.
+    pub refused: Option<Refused>,
+}
+
+impl Acknowledged {
+    /// Before any answer.
+    #[must_use]
+    pub fn none_of(first: u32, count: usize) -> Self {
+        Self { first, count, done: 0, refused: None }
+    }
+
+    /// Counts one answer. What is no acknowledgement and no error counts for nothing.
+    pub fn count(&mut self, header: &NetlinkHeader, answer: &NetlinkPayload<NetfilterMessage>) {
+        let NetlinkPayload::Error(answer) = answer else { return };
+        let Some(code) = answer.code else {
+            self.done += 1;
+            return;
+        };
+        let at = usize::try_from(header.sequence_number.wrapping_sub(self.first)).ok();
+        let at = at.filter(|at| *at < self.count);
+        let errno = Errno::from_raw(code.get().saturating_neg());
+        self.refused = self.refused.or(Some(Refused { at, errno }));
+    }
+
+    /// What was not acknowledged was not done.
+    pub fn whole(self) -> Result<(), Refused> {
+        match self.refused {
+            Some(refused) => Err(refused),
+            None if self.done != self.count => Err(Errno::EPROTO.into()),
+            None => Ok(()),
         }
     }
 }

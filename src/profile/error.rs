@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::{fmt, io};
 
+use super::NotRoots;
 use crate::counter::CounterError;
 use crate::layout::classic::KEY_LEN;
 
@@ -17,6 +18,8 @@ pub enum ProfileError {
     NotAFile(PathBuf),
     /// Users other than the owner can write to it.
     WritableByOthers(PathBuf),
+    /// On the server: somebody else than root could change it.
+    NotRoots(NotRoots),
     /// A key file does not hold one base64 line of 16 bytes.
     BadKey(PathBuf),
     /// The keys are those of the example that everybody can read.
@@ -36,9 +39,10 @@ impl fmt::Display for ProfileError {
             Self::WritableByOthers(path) => {
                 write!(
                     f,
-                    "{path:?}: others may write to it; check what is in it, then: chmod go-rwx {path:?}"
+                    "{path:?}: others may write to it; check what is in it, then: chmod go-w {path:?}"
                 )
             }
+            Self::NotRoots(error) => error.fmt(f),
             Self::BadKey(path) => write!(
                 f,
                 "{path:?}: not a key ({KEY_LEN} bytes as one line of base64); copy it again, or make a new profile"
@@ -58,5 +62,11 @@ impl std::error::Error for ProfileError {}
 impl From<CounterError> for ProfileError {
     fn from(error: CounterError) -> Self {
         Self::Counter(error)
+    }
+}
+
+impl From<NotRoots> for ProfileError {
+    fn from(error: NotRoots) -> Self {
+        Self::NotRoots(error)
     }
 }

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use zeroize::Zeroizing;
 
-use super::{Profile, ProfileConfig, ProfileError};
+use super::{Profile, ProfileConfig, ProfileError, roots_alone};
 use crate::counter::{self, Counter};
 use crate::layout::classic::{KEY_LEN, Keys};
 
@@ -31,6 +31,15 @@ pub struct ProfileFiles {
 }
 
 impl ProfileFiles {
+    /// The same on the server, where root reads for a process that acts on it: nothing of it may be in others' hands.
+    pub fn read_of_root(dir: &Path) -> Result<Self, ProfileError> {
+        roots_alone(dir)?;
+        for name in ["cipher.key", "mac.key", "config", counter::FILE_NAME] {
+            roots_alone(&dir.join(name))?;
+        }
+        Self::read(dir)
+    }
+
     /// Opens and reads the files of the profile in `dir`.
     pub fn read(dir: &Path) -> Result<Self, ProfileError> {
         let dir_metadata =
@@ -64,17 +73,22 @@ impl ProfileFiles {
         self.readable_by_others
     }
 
-    /// Parses the bytes. The name is the directory's.
+    /// Parses the bytes, and gives the counter away with what they say.
     pub fn parse(self) -> Result<(Profile, Counter), ProfileError> {
+        Ok((self.profile()?, self.counter))
+    }
+
+    /// Parses the bytes. The name is the directory's.
+    pub fn profile(&self) -> Result<Profile, ProfileError> {
         let cipher = key(&self.cipher_key, &self.dir.join("cipher.key"))?;
         let mac = key(&self.mac_key, &self.dir.join("mac.key"))?;
         if EXAMPLE_KEYS.contains(&&*cipher) || EXAMPLE_KEYS.contains(&&*mac) {
-            return Err(ProfileError::ExampleKeys(self.dir));
+            return Err(ProfileError::ExampleKeys(self.dir.clone()));
         }
         let config = ProfileConfig::parse(&self.config, &self.dir.join("config"))?;
         let name =
             self.dir.file_name().unwrap_or(self.dir.as_os_str()).to_string_lossy().into_owned();
-        Ok((Profile { name, keys: Keys::new(*cipher, *mac), config }, self.counter))
+        Ok(Profile { name, keys: Keys::new(*cipher, *mac), config })
     }
 }
 

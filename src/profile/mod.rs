@@ -17,15 +17,19 @@ mod config;
 mod create;
 mod error;
 mod files;
+mod ini;
+mod plain;
+mod roots;
 
 use std::io;
 use std::path::Path;
 
-pub(crate) use config::from_toml;
 pub use config::{Layout, ProfileConfig};
 pub use create::{CreateError, create};
 pub use error::ProfileError;
 pub use files::ProfileFiles;
+pub(crate) use ini::Ini;
+pub use roots::{NotRoots, roots_alone};
 
 use crate::counter::Counter;
 use crate::layout::classic::Keys;

@@ -26,8 +26,21 @@ impl Site {
             == Reach::TimedOut
     }
 
+    /// With this in place `--check` has nothing to say against it.
+    fn is_well_by_check(&self) {
+        let checked = self.daemon_command().arg("--check").output().unwrap();
+        assert!(checked.status.success(), "{checked:?}");
+        let said = String::from_utf8(checked.stdout).unwrap();
+        let result = said.lines().last().unwrap();
+        assert!(
+            result.ends_with("nothing was found that would keep a knock from working"),
+            "{said}"
+        );
+    }
+
     /// Knock, connection, reload, expiry.
     fn lives_with(&mut self, reload: &str, delay: u64) {
+        self.is_well_by_check();
         let _service = self.net.server.echo(PORT);
         for family in FAMILIES {
             assert!(self.is_dropped(family), "closed before");

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -12,12 +12,15 @@ use nix::unistd::Pid;
 
 use crate::net::{Family, Net};
 use crate::process::{Running, SOON, wait_until};
-use crate::site::{HOST, KNOCK_PORT, Log, Site, write_private};
+use crate::site::{HOST, KNOCK_PORT, Log, OTHER_KNOCK_PORT, Site, write_private};
 use crate::talk::Reach;
 use crate::wire::Tap;
 
 /// The service behind the door.
 const PORT: u16 = 2222;
+
+/// Somebody who is not root.
+const NOBODY: u32 = 65_534;
 
 /// What the daemon says when it does not start. It must end with 1, and leave no table.
 #[track_caller]
@@ -90,12 +93,8 @@ fn a_broken_profile_does_not_lock_the_others_out() {
 }
 
 #[test]
-fn two_profiles_on_one_knock_port_open_nothing_for_either() {
+fn knock_genprofile_gives_each_profile_a_knock_port_of_its_own() {
     let site = Site::prepare(Net::lan(), Log::Kmsg, "");
-    write_private(&site.profile("other").join("config"), "[main]\nknock_port = 666\n");
-    let says = ["client", "other", "all knock on port 666"];
-    assert_says(&refuses_to_start(&site), &says);
-    assert_says(&check_finds(&site), &says);
     let refused = site.genprofile("third", KNOCK_PORT);
     assert_eq!(refused.status.code(), Some(1));
     assert!(!site.profile("third").exists());
@@ -109,14 +108,100 @@ fn a_wrong_config_of_the_server_is_refused_by_key_and_by_owner() {
         ("[main]\nerror_widow = 20\n", "error_widow"),
         ("[main]\ndelay = 0\n", "delay is 0"),
         ("[main]\nallow = [\"tcp/0\"]\n", "tcp/0"),
-        ("[main]\ndelay = 15 ; seconds\n", "line 2"),
+        ("[main]\ndelay = 15 seconds\n", "line 2"),
+        ("[main]\nalow = tcp/22\n", "did you mean `allow`?"),
     ] {
         fs::write(&config, content).unwrap();
         assert_says(&refuses_to_start(&site), &["knockknock.d/config", says]);
     }
-    fs::write(&config, "").unwrap();
-    fs::set_permissions(&config, fs::Permissions::from_mode(0o666)).unwrap();
-    assert_says(&refuses_to_start(&site), &["knockknock.d/config", "writable by nobody else"]);
+}
+
+#[test]
+fn a_config_directory_that_is_not_roots_alone_is_refused_with_the_way_to_mend_it() {
+    let site = with_one_profile();
+    let dir = site.config_dir();
+    for path in [dir.clone(), dir.join("profiles"), dir.join("config")] {
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        for bit in [0o020, 0o002] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode | bit)).unwrap();
+            let mend = format!("chmod go-w {path:?}");
+            assert_says(&refuses_to_start(&site), &[&mend]);
+            assert_says(&check_finds(&site), &[&mend]);
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        chown(&path, Some(NOBODY), None).unwrap();
+        let mend = format!("chown root:root {path:?}");
+        assert_says(&refuses_to_start(&site), &[&mend]);
+        assert_says(&check_finds(&site), &[&mend]);
+        chown(&path, Some(0), None).unwrap();
+    }
+    let checked = site.daemon_command().arg("--check").output().unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+}
+
+#[test]
+fn a_profile_that_is_not_roots_alone_is_left_out_and_the_others_work() {
+    let mut site = Site::prepare(Net::lan(), Log::Kmsg, "");
+    let other = site.profile("other");
+    let _service = site.net.server.echo(PORT);
+    for (what, mend) in [
+        ("", "chmod go-w"),
+        ("config", "chmod go-w"),
+        ("counter", "chmod go-w"),
+        ("", "chown root:root"),
+        ("cipher.key", "chown root:root"),
+        ("counter", "chown root:root"),
+    ] {
+        let path = if what.is_empty() { other.clone() } else { other.join(what) };
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        if mend == "chmod go-w" {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode | 0o020)).unwrap();
+        } else {
+            chown(&path, Some(NOBODY), None).unwrap();
+        }
+        let mend = format!("{mend} {path:?}");
+        assert_says(&check_finds(&site), &["a profile is left out", &mend]);
+        site.start_daemon();
+        assert_says(&site.wait_for("a profile is left out"), &[&mend]);
+        site.knock(Family::V4, PORT);
+        assert_eq!(site.reach(Family::V4, PORT), Reach::Connected, "{mend}");
+        site.stop_daemon();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        chown(&path, Some(0), None).unwrap();
+    }
+    // A link that others could turn elsewhere, and one that they could not.
+    let elsewhere = site.net.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::rename(&other, elsewhere.join("other")).unwrap();
+    fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o777)).unwrap();
+    symlink(elsewhere.join("other"), &other).unwrap();
+    assert_says(
+        &check_finds(&site),
+        &["a profile is left out", &format!("chmod go-w {elsewhere:?}")],
+    );
+}
+
+#[test]
+fn a_config_without_allow_is_told_of_with_the_profiles_that_may_ask_for_anything() {
+    let mut site = Site::prepare(Net::lan(), Log::Kmsg, "");
+    let says = "config names no `allow`";
+    for (other, said) in [
+        ("", "any TCP port can be asked for (profiles \"client\", \"other\")"),
+        ("allow = tcp/22\n", "by the profiles without their own (\"client\")"),
+    ] {
+        let config = format!("[main]\nknock_port = {OTHER_KNOCK_PORT}\n{other}");
+        write_private(&site.profile("other").join("config"), config);
+        site.start_daemon();
+        assert_says(&site.wait_for(says), &[said]);
+        site.stop_daemon();
+    }
+    fs::remove_file(site.config_dir().join("config")).unwrap();
+    site.start_daemon();
+    assert_says(&site.wait_for(says), &["\"client\""]);
+    site.stop_daemon();
+    fs::write(site.config_dir().join("config"), "[main]\nallow = tcp/22\n").unwrap();
+    site.start_daemon();
+    assert!(!site.daemon().lines().iter().any(|line| line.contains(says)));
 }
 
 #[test]
@@ -170,7 +255,7 @@ fn a_log_whose_directories_come_later_or_are_others_is_read_or_told_of() {
         if log != leads_to {
             fs::create_dir_all(log.parent().unwrap()).unwrap();
             fs::create_dir_all(leads_to.parent().unwrap()).unwrap();
-            std::os::unix::fs::symlink(&leads_to, &log).unwrap();
+            symlink(&leads_to, &log).unwrap();
         }
         let mut daemon = site.net.server.command(env!("CARGO_BIN_EXE_knock-daemon"));
         daemon.arg("--config-dir").arg(site.config_dir()).args(["--user", "nobody", "--log"]);
@@ -217,7 +302,7 @@ impl Disk {
     fn mount(at: PathBuf) -> Self {
         fs::create_dir_all(&at).unwrap();
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"])
+            .args(["-t", "tmpfs", "-o", "size=256k,mode=755", "tmpfs"])
             .arg(&at)
             .status();
         assert!(mounted.unwrap().success());
@@ -349,6 +434,38 @@ fn a_second_daemon_on_the_same_profiles_is_refused() {
     assert!(site.daemon().wait_for_end().success());
 }
 
+/// Who may make a user namespace has a firewall of his own there, and so the kernel's pen.
+#[test]
+fn check_warns_where_any_namespace_writes_to_the_kernels_log() {
+    let site = Site::prepare(Net::lan(), Log::Kmsg, "");
+    let checks = |value: &str| {
+        // The setting is the host's; a namespace has none. Here it gets one, in the mount namespace that `ip netns exec` makes.
+        let script = format!(
+            "mount -t tmpfs none /proc/sys/net/netfilter && \
+             echo {value} >/proc/sys/net/netfilter/nf_log_all_netns && exec \"$0\" \"$@\" --check"
+        );
+        let daemon = site.daemon_command();
+        let mut check = site.net.server.command("sh");
+        check.args(["-c", &script]).args(daemon.get_args().skip_while(|arg| !is_program(arg)));
+        let output = check.output().unwrap();
+        assert!(output.status.success(), "a warning is no problem: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let warning = "WARNING: net.netfilter.nf_log_all_netns is 1";
+    assert_says(&checks("1"), &[warning]);
+    assert!(!checks("0").contains(warning));
+}
+
+#[test]
+fn check_finds_a_log_that_nobody_writes_to_any_more() {
+    let mut site = Site::prepare(Net::lan(), Log::File(crate::kernel_log::Framing::Iso), "");
+    site.rsyslog().pause();
+    let log = fs::File::options().append(true).open(&site.rsyslog().kern_log).unwrap();
+    log.set_modified(std::time::UNIX_EPOCH).unwrap();
+    let said = check_finds(&site);
+    assert_says(&said, &["PROBLEM: nobody has written to", "knock-daemon: 1 problem found"]);
+}
+
 #[test]
 fn check_warns_of_a_log_that_every_user_can_write_to() {
     let mut site = Site::prepare(Net::lan(), Log::File(crate::kernel_log::Framing::Iso), "");
@@ -376,8 +493,7 @@ fn check_warns_of_a_log_that_every_user_can_write_to() {
 #[test]
 fn a_log_whose_lines_are_none_of_those_that_are_read_is_told_of_once() {
     for (line, says) in [
-        // RSYSLOG_SyslogProtocol23Format
-        ("<7>1 2026-11-20T09:39:15+00:00 host kernel - - - IN=", "does not begin as this log's"),
+        ("{\"time\":\"2026-11-20T09:39:15+00:00\",\"msg\":\"IN=", "does not begin as this log's"),
         ("2026-11-20T09:39:15+00:00 host kernel: [UFW BLOCK] IN=", "begin with `log_prefix`"),
     ] {
         let mut site = Site::prepare(Net::lan(), Log::File(crate::kernel_log::Framing::Iso), "");
@@ -391,6 +507,21 @@ fn a_log_whose_lines_are_none_of_those_that_are_read_is_told_of_once() {
         let times = site.daemon().lines().iter().filter(|line| line.contains(says)).count();
         assert_eq!(times, 1);
     }
+}
+
+#[test]
+fn a_log_in_which_nothing_is_understood_is_told_of_once() {
+    let mut site = Site::prepare(Net::lan(), Log::File(crate::kernel_log::Framing::Iso), "");
+    site.rsyslog().pause();
+    site.start_daemon();
+    let line = format!("2026-11-20T09:39:15+00:00 host su: IN= DPT={KNOCK_PORT} \n");
+    fs::write(&site.rsyslog().kern_log, line.repeat(30)).unwrap();
+    let says = "of the first 10 lines about a knock port none was understood";
+    assert_says(&site.wait_for(says), &["the line is not the kernel's"]);
+    site.rsyslog().resume();
+    site.knock(Family::V4, PORT);
+    let times = site.daemon().lines().iter().filter(|line| line.contains(says)).count();
+    assert_eq!(times, 1);
 }
 
 #[test]

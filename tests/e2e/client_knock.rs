@@ -92,7 +92,7 @@ fn a_dry_run_shows_a_knock_that_the_server_would_accept_and_sends_nothing() {
 }
 
 #[test]
-fn four_and_six_together_knock_once_each_and_source_chooses_the_address() {
+fn each_family_of_a_name_gets_one_knock_and_source_chooses_the_address() {
     let site = site();
     let server = &site.net.server;
     // One name with both addresses, in a hosts file that only this command sees.
@@ -107,12 +107,14 @@ fn four_and_six_together_knock_once_each_and_source_chooses_the_address() {
         syns.iter().map(|syn| syn.source).collect::<Vec<_>>()
     };
     let (v4, v6) = (site.net.client.address(Family::V4), site.net.client.address(Family::V6));
-    assert_eq!(knock(&[]).len(), 1, "one host, one SYN");
+    for both in [&[][..], &["-4", "-6"]] {
+        let mut both = knock(both);
+        both.sort_unstable();
+        assert_eq!(both, [v4, v6]);
+    }
+    assert_eq!(person.counter(), 4, "a counter for each");
     assert_eq!(knock(&["-4"]), [v4]);
     assert_eq!(knock(&["-6"]), [v6]);
-    let mut both = knock(&["-4", "-6"]);
-    both.sort_unstable();
-    assert_eq!(both, [v4, v6]);
     assert_eq!(knock(&["--source", &v4.to_string()]), [v4]);
 
     site.net.client.run(&["ip", "addr", "add", "10.66.1.77/16", "dev", "eth0"]);
@@ -120,6 +122,51 @@ fn four_and_six_together_knock_once_each_and_source_chooses_the_address() {
         knock(&["--source", "10.66.1.77"]),
         ["10.66.1.77".parse::<std::net::IpAddr>().unwrap()]
     );
+}
+
+#[test]
+fn a_server_that_knows_ipv4_alone_works_behind_a_name_with_both() {
+    // As the original: no IPv6 knock is ever heard.
+    let mut site = Site::start(Net::lan(), Log::Kmsg, "delay = 600\nipv6 = false\n");
+    let service = site.net.server.echo(PORT);
+    let person = Person::with_address(&site, "both.test");
+    let (v6, v4) = (site.net.server.ipv6, site.net.server.ipv4);
+    let hosts = person.write("hosts", &format!("{v6} both.test\n{v4} both.test\n"));
+    let output = person.with_hosts(&site, &hosts, &["-p", "2222", HOST]);
+    assert!(output.status.success(), "{}", said(&output));
+    for address in [v6.to_string(), v4.to_string()] {
+        assert!(said(&output).contains(&format!("SYN to {address} port")), "{}", said(&output));
+    }
+    site.wait_for(&format!(": opened tcp/2222 to {} ", site.net.client.ipv4));
+    assert_eq!(site.reach(Family::V4, PORT), Reach::Connected);
+    wait_until(SOON, "the connection", || service.accepted() == 1);
+}
+
+#[test]
+fn a_family_without_a_way_is_passed_over_and_verbose_says_so() {
+    let site = site();
+    let person = Person::with_address(&site, "both.test");
+    let hosts = person
+        .write("hosts", &format!("2001:db8::1 both.test\n{} both.test\n", site.net.server.ipv4));
+    let mut tap = Tap::on(&site.net.server);
+    let output = person.with_hosts(&site, &hosts, &["-p", "2222", HOST]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(!said(&output).contains("2001:db8::1"), "{}", said(&output));
+    assert_eq!(tap.syns_to(KNOCK_PORT, QUIET).len(), 1);
+    let output = person.with_hosts(&site, &hosts, &["-v", "-p", "2222", HOST]);
+    assert!(said(&output).contains("no way to 2001:db8::1"), "{}", said(&output));
+    // One that our own firewall shuts costs a counter, and is told of; the other is enough.
+    let hosts = person.write(
+        "hosts",
+        &format!("{} both.test\n{} both.test\n", site.net.server.ipv6, site.net.server.ipv4),
+    );
+    site.net.client.nft(
+        "table inet shut { chain out { type filter hook output priority 0; meta nfproto ipv6 meta l4proto tcp drop; }; }",
+    );
+    let output = person.with_hosts(&site, &hosts, &["-p", "2222", HOST]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("did not leave this machine"), "{}", said(&output));
+    assert_eq!(person.counter(), 4);
 }
 
 #[test]

@@ -152,6 +152,26 @@ fn a_signal_to_all_of_them_is_an_orderly_end() {
     });
 }
 
+/// What `systemctl reload` or an old habit sends.
+#[test]
+fn a_sighup_ends_nothing_and_is_answered() {
+    let mut site = Site::start(Net::lan(), Log::Kmsg, "delay = 600\n");
+    let _service = site.net.server.echo(PORT);
+    site.knock(Family::V4, PORT);
+    let answer = "SIGHUP: profiles and config are read at start; restart to change them";
+    for times in 1..=2 {
+        kill(site.daemon().pid(), Signal::SIGHUP).unwrap();
+        wait_until(SOON, "an answer", || {
+            site.daemon().lines().iter().filter(|line| line.contains(answer)).count() == times
+        });
+    }
+    assert_eq!(site.grants().len(), 1, "what is open stays open");
+    site.knock(Family::V6, PORT);
+    assert_eq!(site.reach(Family::V4, PORT), Reach::Connected);
+    assert_eq!(site.reach(Family::V6, PORT), Reach::Connected);
+    site.stop_daemon();
+}
+
 /// As it is started by hand, over ssh, from a login that then ends.
 #[test]
 fn a_daemon_that_was_started_with_nohup_outlives_its_terminal() {
@@ -165,6 +185,28 @@ fn a_daemon_that_was_started_with_nohup_outlives_its_terminal() {
     site.knock(Family::V4, PORT);
     assert_eq!(site.grants().len(), 1, "it goes on");
     site.stop_daemon();
+}
+
+/// How long a process may make a file: now, and at most.
+fn longest_file(process: Pid) -> [u64; 2] {
+    let limits = fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max file size")).unwrap();
+    let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    numbers.try_into().unwrap()
+}
+
+#[test]
+fn events_that_go_to_a_file_have_room_there() {
+    let site = Site::prepare(Net::lan(), Log::Kmsg, "");
+    let path = site.net.path("events");
+    fs::write(&path, "what was said before\n").unwrap();
+    let events = fs::File::options().append(true).open(&path).unwrap();
+    let mut daemon = site.daemon_command().stderr(events).spawn().unwrap();
+    wait_until(SOON, "ready", || fs::read_to_string(&path).unwrap().ends_with("\nready\n"));
+    let pid = Pid::from_raw(daemon.id().try_into().unwrap());
+    assert_eq!(longest_file(pid), [(1 << 30) + 21; 2]);
+    kill(pid, Signal::SIGTERM).unwrap();
+    assert!(daemon.wait().unwrap().success());
 }
 
 #[test]
@@ -190,6 +232,9 @@ fn both_processes_have_what_they_need_and_nothing_else() {
         ] {
             assert_eq!(field(&status, name), value, "{name} of {process}: {status}");
         }
+    }
+    for process in [daemon, helper] {
+        assert_eq!(longest_file(process), [65_536; 2], "nothing that either writes is longer");
     }
     let descriptors = |process: Pid| {
         let listed = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
@@ -237,11 +282,17 @@ fn is_stopped_at(port: u16, says: &str) {
 
 #[test]
 fn a_daemon_that_was_taken_over_is_killed_at_its_first_forbidden_step() {
-    // exec, open, create, socket, ptrace, a signal to a stranger: SIGSYS, number 31.
-    for port in 64011..=64016 {
+    // exec, open, create, socket, ptrace, a signal to a stranger, one to a stranger's thread: SIGSYS, number 31.
+    for port in [64011, 64012, 64013, 64014, 64015, 64016, 64019] {
         is_stopped_at(port, "unix_wait_status(31)");
     }
     assert!(!Path::new("/tmp/made-by-knock-daemon").exists());
+}
+
+#[test]
+fn a_daemon_that_was_taken_over_makes_no_file_longer_and_writes_nothing_into_the_lock() {
+    // The lock, which was opened first, then the counters.
+    is_stopped_at(64020, "far into each file: [Err(EBADF), Err(EFBIG)]");
 }
 
 #[test]

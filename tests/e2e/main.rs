@@ -14,6 +14,7 @@
 
 #[allow(dead_code, reason = "some of it is for the benchmarks, which share it")]
 mod cost;
+mod delay;
 mod kernel_log;
 mod net;
 mod person;
@@ -24,8 +25,10 @@ mod wire;
 
 mod beside;
 mod broken;
+mod client_answer;
 mod client_connect;
 mod client_knock;
+mod client_plain;
 mod deaths;
 mod door;
 mod firewall_script;
@@ -34,4 +37,5 @@ mod forged;
 mod harness;
 mod many;
 mod proxy;
+mod resync;
 mod rotation;

@@ -61,7 +61,8 @@ pub(crate) struct Net {
     pub(crate) other: Host,
     /// The address translator of [`Net::nat`].
     pub(crate) router: Option<Host>,
-    switch: Host,
+    /// Where their cables end: the port of host number 1 is `lan1`.
+    pub(crate) switch: Host,
     /// What this network's firewall puts in front of its log lines (at most 29 bytes, iptables' limit): the kernel log is
     /// the machine's, and other tests write to it too.
     pub(crate) prefix: String,
@@ -183,7 +184,7 @@ impl Host {
     }
 
     /// Runs lines of `ip -batch` in this namespace.
-    fn ip(&self, lines: &str) {
+    pub(crate) fn ip(&self, lines: &str) {
         feed(Command::new("ip").args(["-n", &self.namespace, "-batch", "-"]), lines);
     }
 

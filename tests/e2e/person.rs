@@ -61,6 +61,14 @@ impl Person {
         config.write_all(lines.as_bytes()).unwrap();
     }
 
+    /// Takes the file capability away from their programs: what others get who only copied them.
+    pub(crate) fn without_capability(&self) {
+        for program in self.bin.read_dir().unwrap() {
+            let path = program.unwrap().path();
+            assert!(Command::new("setcap").arg("-r").arg(path).status().unwrap().success());
+        }
+    }
+
     /// The counter that their profile stands at.
     pub(crate) fn counter(&self) -> u32 {
         fs::read_to_string(self.profile().join("counter")).unwrap().trim().parse().unwrap()
@@ -125,12 +133,19 @@ impl Person {
         hosts: &Path,
         arguments: &[&str],
     ) -> Command {
+        let mut command = self.program_with_hosts(site, hosts, "knock");
+        command.args(arguments);
+        command
+    }
+
+    /// The same for another program of theirs, without its arguments.
+    pub(crate) fn program_with_hosts(&self, site: &Site, hosts: &Path, program: &str) -> Command {
         let line = format!(
             "mount --bind {} /etc/hosts && exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"",
             hosts.display()
         );
         let mut command = site.net.client.command("sh");
-        command.args(["-c", &line, "sh"]).arg(self.bin.join("knock")).args(arguments);
+        command.args(["-c", &line, "sh"]).arg(self.bin.join(program));
         command.env("HOME", &self.home);
         command
     }
@@ -143,7 +158,7 @@ pub(crate) const OPEN_PORT: u16 = 2200;
 pub(crate) struct Sshd {
     _running: Running,
     /// The person's `ssh_config`: the server by its name with the README's `ProxyCommand`, `by-exec` with
-    /// its `Match exec`, `plain` with neither.
+    /// its `Match exec`, `direct` and, on the open port, `plain` with neither.
     pub(crate) config: PathBuf,
 }
 
@@ -173,9 +188,9 @@ impl Sshd {
             "Host *\n  User root\n  IdentityFile {}\n  IdentitiesOnly yes\n  StrictHostKeyChecking no\n  \
              UserKnownHostsFile /dev/null\n  LogLevel ERROR\n  BatchMode yes\n\
              Host {HOST}\n  ProxyCommand knock -W %h:%p\n\
-             Host plain by-exec\n  HostName {}\n\
+             Host plain by-exec direct\n  HostName {}\n\
              Host plain\n  Port {OPEN_PORT}\n\
-             Match originalhost by-exec exec \"knock --wait 50 -p 22 {HOST}\"\n",
+             Match originalhost by-exec exec \"knock -p 22 {HOST}\"\n",
             identity.display(),
             site.net.server.address(family)
         );

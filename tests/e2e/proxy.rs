@@ -12,7 +12,8 @@ use nix::sys::signal::Signal;
 use crate::net::{Family, Net};
 use crate::person::{Person, Sshd, said, wrote};
 use crate::process::{Running, SOON, wait_until};
-use crate::site::{HOST, Log, Site};
+use crate::site::{HOST, KNOCK_PORT, Log, Site};
+use crate::wire::Tap;
 
 const PORT: u16 = 2222;
 const PROXY: u16 = 1080;
@@ -113,13 +114,13 @@ fn those_who_wait_while_the_door_stays_shut_spend_no_counter() {
             scope.spawn(|| assert_eq!(proxied.socks5(1, &to_name(HOST, WEB)).1, [5, 5]));
         }
     });
-    assert_eq!(proxied.person.counter(), 3);
+    assert_eq!(proxied.person.counter(), 2);
     // And who comes later tries again.
     proxied.site.start_daemon();
     let _web = web_server(&proxied.site, "hello");
     let url = format!("http://{HOST}:{WEB}/page");
     assert_eq!(proxied.curl(&["-s", "--socks5-hostname", "127.0.0.1:1080", &url]), "hello");
-    assert_eq!(proxied.person.counter(), 4);
+    assert_eq!(proxied.person.counter(), 3);
 }
 
 #[test]
@@ -186,6 +187,78 @@ fn others_are_connected_plainly_and_a_profile_made_later_is_knocked_for() {
 }
 
 #[test]
+fn a_name_that_resolves_to_the_server_but_is_no_profile_s_is_not_knocked_for() {
+    let site = Site::start(Net::lan(), Log::Kmsg, "delay = 15\n");
+    let person = Person::new(&site, Family::V4);
+    // An open port, so that the connection itself is no knock's.
+    site.minimal_firewall(&["--allow", &format!("tcp/{PORT}")]);
+    let service = site.net.server.echo(PORT);
+    let address = site.net.server.ipv4;
+    let hosts = person.write("hosts", &format!("{address} stranger.test {HOST}\n"));
+    let mut command = person.program_with_hosts(&site, &hosts, "knock-proxy");
+    let mut proxy = Running::start(command.args(["-v", &PROXY.to_string()]));
+    proxy.wait_for_line("ready", |line| line.contains("ready on"));
+    let mut proxied = Proxied { proxy, person, site };
+    let mut tap = Tap::on(&proxied.site.net.client);
+    let (_stranger, reply) = proxied.socks5(1, &to_name("stranger.test", PORT));
+    assert_eq!(reply, [5, 0]);
+    wait_until(SOON, "a connection", || service.accepted() == 1);
+    assert_eq!(proxied.person.counter(), 0);
+    assert!(tap.syns_to(KNOCK_PORT, Duration::from_millis(500)).is_empty());
+    // By its own name, by its address: knocked for, which the same tap sees.
+    let (_own, reply) = proxied.socks5(1, &to_name(HOST, PORT));
+    assert_eq!(reply, [5, 0]);
+    let first = tap.wait_for_syn(KNOCK_PORT);
+    assert_eq!(first.destination, IpAddr::from(address));
+    let (_address, reply) = proxied.socks5(1, &to_address(address, PORT));
+    assert_eq!(reply, [5, 0]);
+    tap.wait_for_syn(KNOCK_PORT);
+    assert_eq!(proxied.person.counter(), 2, "and none for the stranger's name");
+    proxied.proxy.wait_for_line("the stranger", |line| {
+        line.ends_with(&format!("stranger.test port {PORT}: connected"))
+    });
+}
+
+#[test]
+fn a_browser_that_speaks_http_to_it_is_told_what_it_is() {
+    let mut proxied = Proxied::start(&["-v"]);
+    let url = "http://server.example/";
+    for arguments in [
+        &["-s", "-i", "http://127.0.0.1:1080/"][..],
+        &["-s", "-i", "-x", "http://127.0.0.1:1080", url],
+        &["-s", "-i", "-x", "http://127.0.0.1:1080", "-d", &"x".repeat(50_000), url],
+    ] {
+        let got = proxied.curl(arguments);
+        assert!(got.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{arguments:?}: {got}");
+        assert!(got.contains("--socks5-hostname 127.0.0.1:1080 "), "{got}");
+    }
+    let said = proxied.curl(&["-sS", "--stderr", "-", "-p", "-x", "http://127.0.0.1:1080", url]);
+    assert!(said.contains("400"), "CONNECT: {said}");
+    proxied.proxy.wait_for_line("HTTP", |line| line.contains("HTTP, where SOCKS is spoken"));
+
+    let mut stream = proxied.site.net.client.connect(LOOPBACK, PROXY, SOON).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(&[0x16, 3, 1]).unwrap();
+    // The end, or a reset where the rest of what it said was not read.
+    assert_eq!(stream.read(&mut [0; 64]).unwrap_or(0), 0);
+    proxied.proxy.wait_for_line("TLS", |line| line.contains("TLS, where SOCKS is spoken"));
+    assert_eq!(proxied.person.counter(), 0);
+}
+
+#[test]
+fn socks_4_with_bytes_after_the_request_loses_none() {
+    let proxied = Proxied::start(&[]);
+    let _service = proxied.site.net.other.echo(PORT);
+    let mut stream = proxied.site.net.client.connect(LOOPBACK, PROXY, SOON).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let address = proxied.site.net.other.ipv4.octets();
+    stream.write_all(&[&[4, 1], &PORT.to_be_bytes()[..], &address, b"me\0early"].concat()).unwrap();
+    let mut got = [0; 13];
+    stream.read_exact(&mut got).unwrap();
+    assert_eq!((got[1], &got[8..]), (90, &b"early"[..]));
+}
+
+#[test]
 fn what_is_not_served_is_refused_in_socks_own_words() {
     let proxied = Proxied::start(&[]);
     let server = proxied.site.net.server.ipv4;
@@ -200,8 +273,8 @@ fn what_is_not_served_is_refused_in_socks_own_words() {
     assert_eq!(reply, [5, 5], "connection refused");
     assert_eq!(proxied.person.counter(), 0);
     let (_, reply) = proxied.socks5(1, &to_name(HOST, PORT));
-    assert_eq!(reply, [5, 5], "nobody listens there, after three knocks");
-    assert_eq!(proxied.person.counter(), 3);
+    assert_eq!(reply, [5, 5], "nobody listens there, after two knocks");
+    assert_eq!(proxied.person.counter(), 2);
 }
 
 #[test]

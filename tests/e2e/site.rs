@@ -188,7 +188,8 @@ impl Site {
         self.daemon().lines().iter().filter(|line| line.contains(": opened ")).count()
     }
 
-    /// The command that knocks from `host` with the profile `name` at the server's address of `family`.
+    /// The command that knocks from `host` with the profile `name` at the server's address of `family`, and does not
+    /// wait: what comes of it is for the test to see.
     pub(crate) fn knock_command(
         &self,
         host: &Host,
@@ -202,7 +203,10 @@ impl Site {
         fs::write(config, format!("[main]\nknock_port = {knock_port}\naddress = \"{address}\"\n"))
             .unwrap();
         let mut command = host.command(env!("CARGO_BIN_EXE_knock"));
-        command.args(["-p", &port.to_string(), "--profiles"]).arg(self.profiles(name)).arg(HOST);
+        command
+            .args(["--wait", "0", "-p", &port.to_string(), "--profiles"])
+            .arg(self.profiles(name))
+            .arg(HOST);
         command
     }
 

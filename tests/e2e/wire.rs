@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use knockknock::client::packet::{Ends, KnockPacket};
+use knockknock::syn::SynFields;
 use pnet::datalink::{
     self, Channel, Config, DataLinkReceiver, DataLinkSender, MacAddr, NetworkInterface,
 };
@@ -208,23 +210,49 @@ pub(crate) fn make_syn(
         pair => panic!("two families: {pair:?}"),
     };
     packet.extend_from_slice(&segment);
+    in_frame(route, source.is_ipv4(), &packet)
+}
+
+/// A knock in a frame. The source may be a lie.
+pub(crate) fn make_knock(
+    route: Route,
+    source: IpAddr,
+    destination: IpAddr,
+    knock_port: u16,
+    fields: SynFields,
+) -> Vec<u8> {
+    let ends = Ends::new(source, destination).expect("two addresses of one family");
+    let packet = KnockPacket { ends, source_port: 40_000, knock_port, fields, flow_high: 0 };
+    in_frame(route, source.is_ipv4(), &packet.to_bytes())
+}
+
+fn in_frame(route: Route, is_ipv4: bool, packet: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; 14];
     let mut ethernet = MutableEthernetPacket::new(&mut frame).unwrap();
     ethernet.set_source(route.from);
     ethernet.set_destination(route.to);
-    ethernet.set_ethertype(if source.is_ipv4() { EtherTypes::Ipv4 } else { EtherTypes::Ipv6 });
-    frame.extend_from_slice(&packet);
+    ethernet.set_ethertype(if is_ipv4 { EtherTypes::Ipv4 } else { EtherTypes::Ipv6 });
+    frame.extend_from_slice(packet);
     frame
 }
 
 fn interface() -> NetworkInterface {
-    datalink::interfaces().into_iter().find(|interface| interface.name == "eth0").expect("eth0")
+    interface_named("eth0")
+}
+
+fn interface_named(name: &str) -> NetworkInterface {
+    datalink::interfaces().into_iter().find(|interface| interface.name == name).expect(name)
 }
 
 fn channel() -> (Box<dyn DataLinkSender>, Box<dyn DataLinkReceiver>) {
+    channel_on("eth0")
+}
+
+/// Frames of an interface of the caller's namespace.
+pub(crate) fn channel_on(name: &str) -> (Box<dyn DataLinkSender>, Box<dyn DataLinkReceiver>) {
     let config = Config { read_timeout: Some(Duration::from_millis(100)), ..Config::default() };
-    match datalink::channel(&interface(), config).unwrap() {
+    match datalink::channel(&interface_named(name), config).unwrap() {
         Channel::Ethernet(sender, receiver) => (sender, receiver),
-        _ => panic!("eth0 is no Ethernet"),
+        _ => panic!("{name} is no Ethernet"),
     }
 }

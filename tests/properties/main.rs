@@ -75,8 +75,28 @@ fn only_the_knock_that_the_keys_make_opens() {
 }
 
 #[test]
+fn no_counter_opens_twice_in_whatever_order_knocks_come() {
+    short_run("sequence", 1_000);
+}
+
+#[test]
 fn no_message_is_granted_outside_the_limits() {
     short_run("message", 100_000);
+}
+
+#[test]
+fn a_socks_request_is_read_to_its_last_byte_and_no_further() {
+    short_run("socks", 50_000);
+}
+
+#[test]
+fn only_the_one_line_of_the_auth_file_is_let_in() {
+    short_run("auth", 30_000);
+}
+
+#[test]
+fn the_kernels_answer_counts_for_what_it_says_and_no_more() {
+    short_run("answers", 100_000);
 }
 
 #[test]

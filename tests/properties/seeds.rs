@@ -13,7 +13,7 @@ const KMSG: &str = include_str!("../vectors/kernel-log/kmsg.txt");
 const CLASSIC: &str = include_str!("../vectors/classic.json");
 
 /// Everything that the kernel may print and that the vectors have not: a bridge, VLAN and tunnel, IP options, mark.
-const MORE_LINES: [&str; 4] = [
+const MORE_LINES: [&str; 10] = [
     "MESSAGE=REJECT IN=br0 OUT= PHYSIN=eth0 PHYSOUT=eth1 MACSRC=0a:f8:61:10:6d:fe MACDST=ee:15:10:56:d4:d7 \
      VPROTO=8100 VID=7 MACPROTO=0800 SRC=192.0.2.7 DST=198.51.100.1 LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=4660 CE DF \
      OPT (94040000) PROTO=TCP SPT=2743 DPT=666 SEQ=305419896 ACK=0 WINDOW=4321 RES=0x00 SYN URGP=0 OPT (020405B4) \
@@ -25,6 +25,19 @@ const MORE_LINES: [&str; 4] = [
      ID=1 PROTO=TCP SPT=1 DPT=65535 SEQ=4294967295 ACK=4294967295 WINDOW=65535 RES=0x00 SYN URGP=0 \n SUBSYSTEM=net\n",
     "2026-11-20T09:39:15-05:00 host kernel: REJECT IN=eth0 OUT= MAC= SRC=192.0.2.7 DST=198.51.100.1 LEN=40 TOS=0x00 \
      PREC=0x00 TTL=64 ID=1 MF FRAG:8 PROTO=TCP INCOMPLETE [4 bytes] ",
+    "Nov 20 09:39:15 host kern.debug kernel: [  923.993648] REJECT IN=eth0 OUT= SRC=192.0.2.7 DST=198.51.100.1 LEN=40 \
+     TOS=0x00 PREC=0x00 TTL=64 ID=1 PROTO=TCP SPT=1 DPT=666 SEQ=1 ACK=2 WINDOW=3 RES=0x00 SYN URGP=0 ",
+    "Thu Nov 20 09:39:15 2026 kern.warn kernel: [  923.993648] REJECT IN=eth0 OUT= SRC=192.0.2.7 DST=198.51.100.1 \
+     LEN=40 TOS=0x00 PREC=0x00 TTL=64 ID=1 PROTO=TCP SPT=1 DPT=666 SEQ=1 ACK=2 WINDOW=3 RES=0x00 SYN URGP=0 ",
+    "<7>1 2026-11-20T09:39:15.430921+00:00 host kernel - - [a@1 b=\"]\"][c] REJECT IN=eth0 OUT= SRC=192.0.2.7 \
+     DST=198.51.100.1 LEN=40 TOS=0x00 PREC=0x00 TTL=64 ID=1 PROTO=TCP SPT=1 DPT=666 SEQ=1 ACK=2 WINDOW=3 RES=0x00 SYN \
+     URGP=0 ",
+    "Nov 20 09:39:15 [kernel] REJECT IN=eth0 OUT= SRC=192.0.2.7 DST=198.51.100.1 LEN=40 TOS=0x00 PREC=0x00 TTL=64 ID=1 \
+     PROTO=TCP SPT=1 DPT=666 SEQ=1 ACK=2 WINDOW=3 RES=0x00 SYN URGP=0 ",
+    "<6>Nov 20 09:39:15 host kernel:[  923.993648] REJECT IN=eth0 OUT= SRC=192.0.2.7 DST=198.51.100.1 LEN=40 TOS=0x00 \
+     PREC=0x00 TTL=64 ID=1 PROTO=TCP SPT=1 DPT=666 SEQ=1 ACK=2 WINDOW=3 RES=0x00 SYN URGP=0 ",
+    "Nov 20 09:39:15 host kernel[0]: REJECT IN=eth0 OUT= SRC=192.0.2.7 DST=198.51.100.1 LEN=40 TOS=0x00 PREC=0x00 TTL=64 \
+     ID=1 PROTO=TCP SPT=1 DPT=666 SEQ=1 ACK=2 WINDOW=3 RES=0x00 SYN URGP=0 ",
 ];
 
 const CHUNKS: [&[u8]; 4] = [
@@ -34,15 +47,18 @@ const CHUNKS: [&[u8]; 4] = [
     b"no newline at the end DPT=22 ",
 ];
 
-const CONFIGS: [&str; 6] = [
+const CONFIGS: [&str; 9] = [
     "[main]\n\"\\u001b[2J\" = 1\n",
     "",
     "[main]\ndelay=15\nerror_window=20\n",
     "[main]\ndelay = 43200\nerror_window = 10000\nlog_prefix = \"KNOCK: \"\nlog = \"/var/log/kern.log\"\n\
      firewall = \"conntrack\"\nuser = \"knockknock\"\nallow = [\"tcp/22\", \"udp/60000-61000\", 'tcp/1-65535']\n\
      ipv4 = true\nipv6 = false\nmax_open = 65536\nmax_open_per_source = 65536\n",
-    "# a comment\n[main]\nlog = 'kmsg' # and another\nlog_prefix = \"\\u00e9 \\\\ \\\" \"\nmax_open = 16\n",
+    "# a comment\n[main]\nlog = 'kmsg' # and another\nlog_prefix = \"é \\\\ \\\" \"\nmax_open = 16\n",
     "[main]\ndelay = fifteen\n",
+    "; Python 2\n[DEFAULT]\nDelay: +030 ; s\n[main]\nrem no\nallow = tcp/22,\n  tcp/8000-8010 ; two\nipv4 = yes\n",
+    "\u{feff}[main]\r\nallow = [\n\"tcp/22\", # one\n]\r\nlog_prefix =\r\nuser = it's%%\r\n",
+    "[main]\nalow = tcp/22\n[mian]\n",
 ];
 
 const PROFILE_CONFIGS: [&str; 5] = [
@@ -50,7 +66,7 @@ const PROFILE_CONFIGS: [&str; 5] = [
     "[main]\nknock_port = 1622\n\n",
     "[main]\nknock_port=666\nlayout=\"classic\"\naddress = \"fe80::1%eth0\"\nport = 22\nallow = [\"tcp/22\"]\n",
     "[main]\nknock_port = 0\n",
-    "main.knock_port = 65535\n",
+    "[DEFAULT]\nKNOCK_PORT: 065535 ; it\n[main]\nallow = tcp/22, tcp/80-\n  udp/53\n",
 ];
 
 const COUNTERS: [&str; 10] = [
@@ -64,6 +80,16 @@ const COUNTERS: [&str; 10] = [
     "1 2\n",
     "0000000000000000000000000000000000000000000000000000000000000000000000009\n",
     "9                                                                       9\n",
+];
+
+/// Pairs of a knock and what becomes of its counter, after the byte that chooses the start: in order; two far ahead, in
+/// order and not; the same again; one that the window reaches later; the last counters that there are.
+const SEQUENCES: [&[u8]; 5] = [
+    &[200, 8, 0, 9, 0, 11, 0, 11, 0, 9, 0, 15, 0],
+    &[200, 60, 0, 61, 0, 60, 0, 61, 0, 62, 0, 63, 0],
+    &[200, 61, 0, 60, 0, 61, 0, 80, 0, 80, 0, 62, 255, 62, 0],
+    &[200, 14, 0, 10, 0, 14, 0, 13, 0, 14, 0, 15, 0],
+    &[0, 130, 0, 134, 0, 135, 0, 135, 0, 254, 0, 255, 0],
 ];
 
 /// The published profile, in the order in which `boundary::profile` takes the files.
@@ -83,6 +109,10 @@ pub(crate) fn of(boundary: &str) -> Vec<Vec<u8>> {
         "profile" => profiles(),
         "classic" => knocks(),
         "message" => messages(),
+        "sequence" => SEQUENCES.map(Into::into).to_vec(),
+        "socks" => socks(),
+        "auth" => auth(),
+        "answers" => answers(),
         other => panic!("no seeds for {other:?}"),
     }
 }
@@ -194,6 +224,94 @@ fn messages() -> Vec<Vec<u8>> {
     let replies = [Reply::Ready, Reply::Full, Reply::Failed(-7)].map(Reply::encode).concat();
     messages.push([&any_tcp[..], &[1], &replies].concat());
     messages
+}
+
+/// As `boundary::socks` reads them: whether a password is asked for, then what a client sends.
+fn socks() -> Vec<Vec<u8>> {
+    let mut requests: Vec<Vec<u8>> = Vec::new();
+    let name = |name: &str| [&[3, u8::try_from(name.len()).unwrap()], name.as_bytes()].concat();
+    for target in [
+        vec![1, 192, 0, 2, 7],
+        [&[4, 0x20, 1, 0x0d, 0xb8][..], &[0; 11], &[7]].concat(),
+        [&[4][..], &[0; 10], &[0xff, 0xff, 192, 0, 2, 7]].concat(),
+        name("server.example"),
+        name("[2001:db8::7]"),
+        name("192.0.2.7"),
+        name("b\u{fc}cher.example"),
+        name(""),
+        name(&"x".repeat(255)),
+    ] {
+        for port in [[0, 22], [0, 0], [1, 187]] {
+            requests.push([&[0, 5, 1, 0, 5, 1, 0], &target[..], &port].concat());
+        }
+        let password = [&[1, 5, 2, 0, 2, 1, 2][..], b"me", &[6], b"secret"].concat();
+        requests.push([&password[..], &[5, 1, 0], &target[..], &[0, 22]].concat());
+        requests.push([&password[..], &[5, 2, 0], &target[..], &[0, 22]].concat());
+        requests
+            .push([&[0, 5, 1, 0, 5, 1, 0], &target[..], &[0, 22], b"SSH-2.0-OpenSSH_9.2"].concat());
+    }
+    let wrong =
+        [&[1, 5, 1, 2, 1, 2][..], b"me", &[5], b"wrong", &[5, 1, 0, 1, 192, 0, 2, 7, 0, 22]];
+    requests.push(wrong.concat());
+    let long = "u".repeat(511);
+    for (user, address, name) in [
+        ("", [192, 0, 2, 7], ""),
+        ("me", [0, 0, 0, 1], "server.example\0"),
+        ("me", [0, 0, 0, 0], ""),
+        ("me", [0, 0, 0, 9], "\0"),
+        (&long, [0, 0, 0, 1], "[::1]\0SSH-2.0"),
+    ] {
+        let head = [&[0, 4, 1, 0, 22][..], &address].concat();
+        requests.push([&head, user.as_bytes(), &[0], name.as_bytes()].concat());
+    }
+    requests.push(b"\0GET / HTTP/1.1\r\nHost: 127.0.0.1:1080\r\n\r\n".to_vec());
+    requests.push(b"\0\x16\x03\x01\x02\x00\x01".to_vec());
+    requests
+}
+
+fn auth() -> Vec<Vec<u8>> {
+    let longest = format!("{}:{}\n", "u".repeat(255), "p".repeat(255));
+    let lines = ["me:secret\n", "me:a:b", "b\u{fc}cher:\u{1f511}\n", &longest];
+    let others = ["", "\n", "me\n", ":x\n", "me:\n", "me:x\r\n", "me:x\nyou:y\n", "me:x\n\n"];
+    let lines = lines.into_iter().chain(others).map(|text| text.as_bytes().to_vec());
+    lines
+        .chain([b"me:\xff\n".to_vec(), [longest.as_bytes(), longest.as_bytes()].concat()])
+        .collect()
+}
+
+/// As `boundary::answers` reads them: what the kernel sends to a batch of three, and the ends of lists.
+fn answers() -> Vec<Vec<u8>> {
+    let asked = |count: u8| vec![7, 0, count, 0];
+    let message = |kind: u16, sequence: u32, payload: &[u8]| {
+        let length = u32::try_from(16 + payload.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend([0, 0]);
+        bytes.extend(sequence.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    };
+    // An error repeats the header of the message that it is about.
+    let error = |sequence: u32, code: i32| {
+        let payload = [&code.to_ne_bytes()[..], &message(0x0a0c, sequence, &[])].concat();
+        message(2, sequence, &payload)
+    };
+    let done = message(3, 7, &[0; 4]);
+    let table = [&[1, 0, 0, 0][..], &[8, 0, 1, 0], b"tab\0"].concat();
+    vec![
+        asked(0),
+        [asked(3), error(7, 0), error(8, 0), error(9, 0)].concat(),
+        [asked(3), error(7, 0), error(8, -2), error(9, -17)].concat(),
+        [asked(3), error(7, 0), error(8, 0)].concat(),
+        [asked(1), error(6, -1)].concat(),
+        [asked(1), error(7, i32::MIN)].concat(),
+        [asked(1), message(0x0a00, 7, &table), done.clone(), error(7, 0)].concat(),
+        [asked(1), message(2, 7, &[0; 4]), done].concat(),
+        [asked(1), error(7, 0)[..30].to_vec()].concat(),
+        [asked(1), vec![15, 0, 0, 0], vec![0; 12]].concat(),
+    ]
 }
 
 fn vectors() -> Vec<Value> {

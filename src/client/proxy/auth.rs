@@ -50,7 +50,10 @@ impl fmt::Display for AuthError {
                 write!(f, "{path:?}: others can read it; put it right: chmod go-rwx {path:?}")
             }
             Self::NotCredentials(path) => {
-                write!(f, "{path:?}: must be one line, user:password, each of 1 to {MOST} bytes")
+                write!(
+                    f,
+                    "{path:?}: must be one line, user:password, each of 1 to {MOST} bytes, without control characters"
+                )
             }
         }
     }
@@ -71,11 +74,14 @@ impl Credentials {
         Self::parse(&text).ok_or_else(|| AuthError::NotCredentials(path.to_owned()))
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// The content of such a file: one line, which may lack its newline. A carriage return or the like at its end is
+    /// somebody's editor and nobody's password, so a control character is refused.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
         let line = text.strip_suffix('\n').unwrap_or(text);
         let (user, password) = line.split_once(':')?;
         let fits = |part: &str| (1..=MOST).contains(&part.len());
-        if !fits(user) || !fits(password) || line.contains('\n') {
+        if !fits(user) || !fits(password) || line.contains(char::is_control) {
             return None;
         }
         Some(Self {
@@ -113,7 +119,7 @@ mod tests {
     #[test]
     fn what_is_no_such_line_is_refused() {
         let long = format!("me:{}", "x".repeat(256));
-        for text in ["", "me", ":x", "me:", "me:x\nyou:y\n", &long] {
+        for text in ["", "me", ":x", "me:", "me:x\nyou:y\n", "me:x\r\n", &long] {
             assert!(Credentials::parse(text).is_none(), "{text:?}");
         }
     }

@@ -20,10 +20,10 @@ Examples:
   ssh -o ProxyCommand='nc -X 5 -x 127.0.0.1:1080 %h %p' host.example
   knock-proxy --auth ~/.config/knock-proxy.auth 1080
 
-It speaks SOCKS 5, 4a and 4: CONNECT, names looked up by the proxy. A host that
-is a profile's in ~/.knockknock, by its name, its address, or any address that
-its name has, is knocked for; any other is connected to as it is. New profiles
-need no restart. SIGTERM: no new connections, 10 seconds for those that run.
+It speaks SOCKS 5, 4a and 4: CONNECT, names looked up by the proxy. A name that
+is a profile's in ~/.knockknock, or an address that is one's or that its name
+has, is knocked for; any other is connected to as it is, also a name that only
+resolves to a profile's address. New profiles need no restart. SIGTERM: no new connections, 10 seconds for those that run.
 Without --auth, every user of this machine can use it, and your profiles by it.
 Exit status: 0 done, 1 could not, 2 wrong usage."
 )]

@@ -1,11 +1,15 @@
 //! Which hosts are a profile's. Looked up when a connection is asked for, so a new profile needs no restart.
 //!
+//! A name is a profile's if it is the profile's own name or `address`, as they are written, whatever it resolves to:
+//! anybody can make a name that resolves to your server, and put it into a web page. An address is a profile's also
+//! if the profile's name resolves to it: who names the address means that host.
+//!
 //! Blocks (files, the resolver): run it where that hurts nobody.
 
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,7 +35,7 @@ pub enum Destination {
     Plain(Vec<SocketAddr>),
 }
 
-/// The profiles and what their names resolved to lately.
+/// The profiles, and what their names resolved to lately: only asked where a client names an address.
 #[derive(Debug)]
 pub struct Lookup {
     profiles: PathBuf,
@@ -50,34 +54,40 @@ impl Lookup {
 
     /// How to reach `host`. `port` is where a plain connection goes.
     pub fn find(&self, host: &Host, port: u16) -> Result<Destination, Failure> {
-        let mut profiles = Known::all(&self.profiles);
+        let mut profiles = Known::all(&self.profiles)?;
         // Where a host has several profiles, the one that is for this port.
         profiles.sort_by_key(|profile| profile.port != Some(port));
-        let by_name = profiles.iter().find(|profile| profile.is(host));
-        if let Some(ours) = by_name {
+        if let Some(ours) = profiles.iter().find(|profile| profile.is(host)) {
             let knocker = Knocker::load(&self.profiles, &ours.name)?;
             let routes = knocker.routes(Family::Any, None)?;
             return Ok(Destination::Knock(knocker, routes));
         }
-        let addresses = match host {
-            Host::Address(address) => vec![SocketAddr::new(*address, port)],
-            Host::Name(name) => {
-                target::resolve(name, port).map_err(|why| Failure::Unresolved(name.clone(), why))?
-            }
-        };
-        for (profile, theirs) in self.addresses_of(profiles) {
-            // Theirs, because a client cannot say on which interface a link-local address is.
-            let wanted =
-                |ours: &SocketAddr| addresses.iter().any(|theirs| theirs.ip() == ours.ip());
-            let shared: Vec<SocketAddr> = theirs.into_iter().filter(wanted).collect();
-            if !shared.is_empty() {
-                let knocker = Knocker::load(&self.profiles, &profile.name)?;
-                let routes = target::routes(&shared, Family::Any, None)
-                    .map_err(|why| Failure::NoRoute(profile.name, why))?;
-                return Ok(Destination::Knock(knocker, routes));
-            }
+        match host {
+            Host::Name(name) => target::resolve(name, port)
+                .map(Destination::Plain)
+                .map_err(|why| Failure::NoAddress(name.clone(), why)),
+            Host::Address(address) => self.find_address(*address, port, profiles),
         }
-        Ok(Destination::Plain(addresses))
+    }
+
+    /// The one of `profiles` whose name resolves to `wanted`.
+    fn find_address(
+        &self,
+        wanted: IpAddr,
+        port: u16,
+        profiles: Vec<Known>,
+    ) -> Result<Destination, Failure> {
+        for (profile, addresses) in self.addresses_of(profiles) {
+            // The profile's, because a client cannot say on which interface a link-local address is.
+            let Some(address) = addresses.into_iter().find(|address| address.ip() == wanted) else {
+                continue;
+            };
+            let knocker = Knocker::load(&self.profiles, &profile.name)?;
+            let routes = target::routes(&[address], Family::Any, None)
+                .map_err(|why| Failure::NoRoute(profile.name, why))?;
+            return Ok(Destination::Knock(knocker, routes));
+        }
+        Ok(Destination::Plain(vec![SocketAddr::new(wanted, port)]))
     }
 
     /// The addresses of each profile, those that the resolver tells in time. All are asked for at once.
@@ -188,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_a_profile_s_by_name_by_address_and_by_what_the_name_resolves_to() {
+    fn an_address_is_a_profile_s_by_what_the_profile_s_name_resolves_to() {
         let (_dir, lookup) = profiles(&[
             ("work", "address = \"127.0.0.9\""),
             ("127.0.0.8", ""),
@@ -207,6 +217,25 @@ mod tests {
         ] {
             assert_eq!(found(&lookup, host), expected, "{host}");
         }
+    }
+
+    #[test]
+    fn a_name_is_no_profile_s_whatever_it_resolves_to() {
+        let (_dir, lookup) = profiles(&[("work", "address = \"127.0.0.1\"")]);
+        assert_eq!(found(&lookup, "127.0.0.1"), "work at 127.0.0.1");
+        // Names of this address, the resolver says: in /etc/hosts, and as inet_aton(3) reads numbers.
+        for name in ["localhost", "127.1", "2130706433", "0x7f000001"] {
+            let plain = lookup.find(&Host::new(name.into()), 80).unwrap();
+            assert!(matches!(plain, Destination::Plain(_)), "{name}: {plain:?}");
+        }
+    }
+
+    #[test]
+    fn where_the_profiles_cannot_be_read_nobody_is_taken_for_a_stranger() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let lookup = Lookup::new(file.path().to_owned());
+        let failure = lookup.find(&Host::new("127.0.0.1".into()), 80).unwrap_err();
+        assert!(matches!(failure, Failure::NoProfiles(..)), "{failure}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! socks     bytes of a SOCKS client            -> a host and a port
+//! http      bytes of a client that is none     -> what it should do instead
 //! lookup    that host, the profiles, the DNS   -> a profile to knock with, or plain addresses
 //! upstream  either of them                     -> a connection
 //! serve     both connections                   -> bytes, until both are done
@@ -11,8 +12,9 @@
 
 pub mod auth;
 pub mod cli;
+mod http;
 pub mod lookup;
 pub mod run;
 mod serve;
-mod socks;
+pub mod socks;
 mod upstream;

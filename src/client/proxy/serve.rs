@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::auth::Credentials;
-use super::socks::{self, NotSocks};
+use super::http;
+use super::socks::{self, NotSocks, Request};
 use super::upstream::Upstream;
 use crate::client::say;
 
@@ -25,6 +26,8 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(20);
 const GRACE: Duration = Duration::from_secs(10);
 /// After an accept that failed for want of descriptors or memory.
 const BREATHER: Duration = Duration::from_millis(100);
+/// A wrong password costs its sender this long.
+const WRONG_PASSWORD: Duration = Duration::from_secs(1);
 /// Bytes moved at once, each way.
 const CHUNK: usize = 16 * 1024;
 
@@ -104,9 +107,27 @@ impl Proxy {
         }
     }
 
+    /// What the client wants, if it speaks SOCKS. A browser that was told of an HTTP proxy is helped along.
+    async fn request(&self, client: TcpStream) -> Result<Request<TcpStream>, NotSocks> {
+        let mut first = [0];
+        if client.peek(&mut first).await? == 0 {
+            return Err(NotSocks("it left without a word".into()));
+        }
+        match first {
+            [b'A'..=b'Z' | b'a'..=b'z'] => {
+                http::explain(client).await?;
+                Err(NotSocks("HTTP, where SOCKS is spoken: it was told how to set that up".into()))
+            }
+            [http::TLS] => Err(NotSocks("TLS, where SOCKS is spoken".into())),
+            [version] => {
+                let wrong = async { tokio::time::sleep(WRONG_PASSWORD).await };
+                socks::request(version, client, self.auth.as_ref(), wrong).await
+            }
+        }
+    }
+
     async fn try_serve(&self, client: TcpStream) -> Result<(), NotSocks> {
-        let request = timeout(HANDSHAKE_LIMIT, socks::request(client, self.auth.as_ref()));
-        let Ok(request) = request.await else {
+        let Ok(request) = timeout(HANDSHAKE_LIMIT, self.request(client)).await else {
             return Ok(());
         };
         let request = request?;

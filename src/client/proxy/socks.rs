@@ -4,7 +4,6 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
 
 use fast_socks5::server::{
     AuthMethodSuccessState, Socks5ServerProtocol, SocksServerError, StandardAuthentication,
@@ -12,41 +11,44 @@ use fast_socks5::server::{
 };
 use fast_socks5::util::target_addr::TargetAddr;
 use fast_socks5::{ReplyError, Socks5Command};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::auth::Credentials;
 use crate::client::known::Host;
 
 /// Names in a SOCKS 4 request are shorter than this, in bytes.
-const MOST_NAME: u64 = 512;
-/// A wrong password costs its sender this long.
-const WRONG_PASSWORD: Duration = Duration::from_secs(1);
+const MOST_NAME: usize = 512;
 
 /// A client that waits for its connection.
-pub(super) struct Request {
-    pub(super) host: Host,
-    pub(super) port: u16,
-    client: Client,
+pub struct Request<S> {
+    /// Where it wants to be connected to: never an empty name.
+    pub host: Host,
+    /// The port there: never 0.
+    pub port: u16,
+    client: Client<S>,
 }
 
-enum Client {
-    V5(Socks5ServerProtocol<TcpStream, states::CommandRead>),
-    V4(TcpStream),
+enum Client<S> {
+    V5(Socks5ServerProtocol<S, states::CommandRead>),
+    V4(S),
 }
 
 /// Why a client gets no connection, as far as SOCKS can tell it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub enum Refusal {
+    /// There is no such host, or no way to it.
     Unreachable,
+    /// The host refused.
     Refused,
+    /// The host did not answer.
     TimedOut,
+    /// Something else.
     Other,
 }
 
 /// A client that is not served.
 #[derive(Debug)]
-pub(super) struct NotSocks(String);
+pub struct NotSocks(pub(super) String);
 
 impl std::fmt::Display for NotSocks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -66,28 +68,33 @@ impl From<io::Error> for NotSocks {
     }
 }
 
-/// Reads what the client wants. A client that wants what the proxy does not do is told so and is an error here.
-pub(super) async fn request(
-    client: TcpStream,
+/// Reads what the client wants, and not a byte more. A client that wants what the proxy does not do is told so and is
+/// an error here. `version` is its first byte, still to be read; `wrong` is waited for after a wrong password.
+pub async fn request<S: AsyncRead + AsyncWrite + Unpin>(
+    version: u8,
+    client: S,
     auth: Option<&Credentials>,
-) -> Result<Request, NotSocks> {
-    let mut version = [0];
-    client.peek(&mut version).await?;
+    wrong: impl Future<Output = ()>,
+) -> Result<Request<S>, NotSocks> {
     match version {
-        [4] if auth.is_none() => request_v4(client).await,
+        4 if auth.is_none() => request_v4(client).await,
         // SOCKS 4 knows no passwords.
-        [4] => {
+        4 => {
             refuse_v4(client).await?;
             Err(NotSocks("SOCKS 4, where a password is asked for".into()))
         }
-        _ => request_v5(client, auth).await,
+        _ => request_v5(client, auth, wrong).await,
     }
 }
 
-async fn request_v5(client: TcpStream, auth: Option<&Credentials>) -> Result<Request, NotSocks> {
+async fn request_v5<S: AsyncRead + AsyncWrite + Unpin>(
+    client: S,
+    auth: Option<&Credentials>,
+    wrong: impl Future<Output = ()>,
+) -> Result<Request<S>, NotSocks> {
     let proto = match auth {
         None => Socks5ServerProtocol::accept_no_auth(client).await?,
-        Some(credentials) => password(client, credentials).await?,
+        Some(credentials) => password(client, credentials, wrong).await?,
     };
     let (proto, command, target) = proto.read_command().await?;
     if !matches!(command, Socks5Command::TCPConnect) {
@@ -98,13 +105,23 @@ async fn request_v5(client: TcpStream, auth: Option<&Credentials>) -> Result<Req
         TargetAddr::Ip(address) => (Host::Address(address.ip().to_canonical()), address.port()),
         TargetAddr::Domain(name, port) => (Host::new(name), port),
     };
+    if is_nowhere(&host, port) {
+        proto.reply_error(&ReplyError::AddressTypeNotSupported).await?;
+        return Err(NotSocks("no name, or port 0".into()));
+    }
     Ok(Request { host, port, client: Client::V5(proto) })
 }
 
-async fn password(
-    client: TcpStream,
+/// No connection leads there, so nobody need be asked where it is.
+fn is_nowhere(host: &Host, port: u16) -> bool {
+    port == 0 || matches!(host, Host::Name(name) if name.is_empty())
+}
+
+async fn password<S: AsyncRead + AsyncWrite + Unpin>(
+    client: S,
     credentials: &Credentials,
-) -> Result<Socks5ServerProtocol<TcpStream, states::Authenticated>, NotSocks> {
+    wrong: impl Future<Output = ()>,
+) -> Result<Socks5ServerProtocol<S, states::Authenticated>, NotSocks> {
     let methods = StandardAuthentication::allow_no_auth(false);
     match Socks5ServerProtocol::start(client).negotiate_auth(methods).await? {
         StandardAuthenticationStarted::PasswordAuthentication(started) => {
@@ -112,7 +129,7 @@ async fn password(
             if credentials.are(&user, &password) {
                 return Ok(received.accept().await?.finish_auth());
             }
-            tokio::time::sleep(WRONG_PASSWORD).await;
+            wrong.await;
             received.reject().await?;
             Err(NotSocks("wrong name or password".into()))
         }
@@ -122,52 +139,55 @@ async fn password(
 }
 
 /// `4, command, port, address, user, 0`, and for 4a (address 0.0.0.x) `name, 0`.
-async fn request_v4(client: TcpStream) -> Result<Request, NotSocks> {
-    let mut reader = BufReader::with_capacity(64, client);
+async fn request_v4<S: AsyncRead + AsyncWrite + Unpin>(
+    mut client: S,
+) -> Result<Request<S>, NotSocks> {
     let mut head = [0; 8];
-    reader.read_exact(&mut head).await?;
+    client.read_exact(&mut head).await?;
     let [_, command, p0, p1, a, b, c, d] = head;
     let port = u16::from_be_bytes([p0, p1]);
-    read_to_nul(&mut reader).await?;
+    read_to_nul(&mut client).await?;
     let host = match (a, b, c, d) {
         (0, 0, 0, 1..) => {
-            let name = String::from_utf8(read_to_nul(&mut reader).await?)
+            let name = String::from_utf8(read_to_nul(&mut client).await?)
                 .map_err(|_| NotSocks("a name that is no text".into()))?;
             Host::new(name)
         }
         _ => Host::Address(IpAddr::V4(Ipv4Addr::new(a, b, c, d))),
     };
-    // A client that has more to say before it is answered would lose it with the buffer.
-    if !reader.buffer().is_empty() {
-        return Err(NotSocks("SOCKS 4 with bytes after the request".into()));
-    }
-    let client = reader.into_inner();
     if command != 1 {
         refuse_v4(client).await?;
         return Err(NotSocks(format!("SOCKS 4 command {command}, where only CONNECT is served")));
     }
+    if is_nowhere(&host, port) {
+        refuse_v4(client).await?;
+        return Err(NotSocks("no name, or port 0".into()));
+    }
     Ok(Request { host, port, client: Client::V4(client) })
 }
 
-async fn read_to_nul(reader: &mut BufReader<TcpStream>) -> Result<Vec<u8>, NotSocks> {
+/// Byte by byte: what follows is for the other end of the connection to read.
+async fn read_to_nul(client: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, NotSocks> {
     let mut bytes = Vec::new();
-    reader.take(MOST_NAME).read_until(0, &mut bytes).await?;
-    match bytes.pop() {
-        Some(0) => Ok(bytes),
-        _ => Err(NotSocks("a name that does not end".into())),
+    while bytes.len() < MOST_NAME {
+        match client.read_u8().await? {
+            0 => return Ok(bytes),
+            byte => bytes.push(byte),
+        }
     }
+    Err(NotSocks("a name that does not end".into()))
 }
 
 const V4_GRANTED: [u8; 8] = [0, 90, 0, 0, 0, 0, 0, 0];
 const V4_REFUSED: [u8; 8] = [0, 91, 0, 0, 0, 0, 0, 0];
 
-async fn refuse_v4(mut client: TcpStream) -> io::Result<()> {
+async fn refuse_v4(mut client: impl AsyncWrite + Unpin) -> io::Result<()> {
     client.write_all(&V4_REFUSED).await
 }
 
-impl Request {
+impl<S: AsyncRead + AsyncWrite + Unpin> Request<S> {
     /// Tells the client that its connection stands, coming from `local`; its bytes follow.
-    pub(super) async fn succeed(self, local: SocketAddr) -> Result<TcpStream, NotSocks> {
+    pub async fn succeed(self, local: SocketAddr) -> Result<S, NotSocks> {
         match self.client {
             Client::V5(proto) => Ok(proto.reply_success(local).await?),
             Client::V4(mut client) => {
@@ -178,7 +198,7 @@ impl Request {
     }
 
     /// Tells the client that there is no connection.
-    pub(super) async fn refuse(self, refusal: Refusal) -> Result<(), NotSocks> {
+    pub async fn refuse(self, refusal: Refusal) -> Result<(), NotSocks> {
         let error = match refusal {
             Refusal::Unreachable => ReplyError::HostUnreachable,
             Refusal::Refused => ReplyError::ConnectionRefused,

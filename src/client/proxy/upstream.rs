@@ -79,9 +79,10 @@ impl NoConnection {
                 None => Refusal::TimedOut,
             },
             Self::Plain(why) if why.kind() == io::ErrorKind::ConnectionRefused => Refusal::Refused,
-            Self::Plain(_) | Self::Knock(Failure::Unresolved(..) | Failure::NoRoute(..)) => {
-                Refusal::Unreachable
-            }
+            Self::Plain(_)
+            | Self::Knock(
+                Failure::Unresolved(..) | Failure::NoAddress(..) | Failure::NoRoute(..),
+            ) => Refusal::Unreachable,
             Self::TimedOut => Refusal::TimedOut,
             Self::Knock(_) | Self::Broken => Refusal::Other,
         }
@@ -131,9 +132,7 @@ impl Upstream {
         let raw = Arc::clone(&self.raw);
         let connected: Result<Connected, _> = blocking(move || {
             let _turn = Turn::take(&dir, LONGEST_WAIT).map_err(Failure::NoTurn)?;
-            knock_and_connect(&routes, port, |route| {
-                knocker.knock(&raw, route, Request(port)).map(|_sent| ())
-            })
+            knock_and_connect(&routes, port, |next| knocker.send_next(&raw, next, Request(port)))
         })
         .await;
         *last = match &connected {

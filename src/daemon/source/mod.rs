@@ -95,6 +95,11 @@ impl Opened {
     }
 }
 
+/// Whether somebody writes to this log file: since the machine was started, somebody has.
+pub(super) fn is_in_use(log: &Path) -> bool {
+    is_written(log, booted())
+}
+
 /// Whether somebody has written to the log since the machine was started, as rsyslog does at each start. A host that
 /// went over to journald keeps its last `kern.log`, and would be deaf for ever behind it.
 fn is_written(log: &Path, booted: Option<SystemTime>) -> bool {

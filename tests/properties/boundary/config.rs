@@ -3,7 +3,7 @@
 use knockknock::daemon::config::{Config, FirewallKind, ServiceText};
 use knockknock::privileged::Protocol;
 
-use super::{can_be_shown, toml};
+use super::{can_be_shown, ini};
 
 /// The bytes as a `config`.
 pub(crate) fn holds(bytes: &[u8]) -> bool {
@@ -21,6 +21,8 @@ pub(crate) fn holds(bytes: &[u8]) -> bool {
     }
     let again = written(&config);
     assert_eq!(Config::parse(again.as_bytes()).as_ref(), Ok(&config), "{again}");
+    let refused = Config::parse(ini::with_unknown_key(&again).as_bytes()).unwrap_err();
+    assert!(refused.contains("did you mean `allow`?"), "{refused}");
     true
 }
 
@@ -39,7 +41,7 @@ fn is_within_bounds(config: &Config) {
     assert!(*error_window >= 1 && *error_window <= 10_000);
     assert!(*max_open >= 1 && *max_open <= 65_536);
     assert!(*max_open_per_source >= 1 && max_open_per_source <= max_open);
-    assert!(!log_prefix.is_empty() && log_prefix.len() <= 127);
+    assert!(log_prefix.len() <= 127);
     assert!(!log_prefix.contains(|c: char| c.is_control()));
     assert!(!allow.as_ref().is_some_and(Vec::is_empty));
 }
@@ -57,19 +59,19 @@ fn is_a_service(text: ServiceText) {
 }
 
 fn written(config: &Config) -> String {
-    let services = |allow: &Vec<ServiceText>| toml::list(allow.iter().map(ToString::to_string));
+    let services = |allow: &Vec<ServiceText>| ini::list(allow.iter().map(ToString::to_string));
     let firewall = match config.firewall {
-        FirewallKind::Auto => "\"auto\"",
-        FirewallKind::Conntrack => "\"conntrack\"",
-        FirewallKind::Nftables => "\"nftables\"",
+        FirewallKind::Auto => "auto",
+        FirewallKind::Conntrack => "conntrack",
+        FirewallKind::Nftables => "nftables",
     };
-    toml::file(&[
+    ini::file(&[
         ("delay", Some(config.delay.to_string())),
         ("error_window", Some(config.error_window.to_string())),
-        ("log_prefix", Some(toml::string(&config.log_prefix))),
-        ("log", Some(toml::string(&config.log))),
+        ("log_prefix", Some(ini::string(&config.log_prefix))),
+        ("log", Some(ini::string(&config.log))),
         ("firewall", Some(firewall.to_owned())),
-        ("user", config.user.as_deref().map(toml::string)),
+        ("user", config.user.as_deref().map(ini::string)),
         ("allow", config.allow.as_ref().map(services)),
         ("ipv4", Some(config.ipv4.to_string())),
         ("ipv6", Some(config.ipv6.to_string())),

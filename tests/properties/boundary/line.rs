@@ -10,10 +10,23 @@ pub(crate) const PREFIX: &[u8] = b"REJECT ";
 const FRAMINGS: [Framing; 3] = [Framing::Syslog, Framing::Kmsg, Framing::Journal];
 
 /// What each framing puts before the log prefix.
-const HEADS: [(Framing, &str); 5] = [
+const HEADS: [(Framing, &str); 15] = [
     (Framing::Syslog, "Nov 20 09:39:15 host kernel: [  923.993648] "),
     (Framing::Syslog, "Nov  2 09:39:15 host kernel: "),
     (Framing::Syslog, "2026-11-20T09:39:15.430921+00:00 host kernel: [  923.993648][    T1] "),
+    (Framing::Syslog, "Nov 20 09:39:15 host kernel:[  923.993648] "),
+    (Framing::Syslog, "Nov 20 09:39:15 host kernel[0]: "),
+    (Framing::Syslog, "Nov 20 09:39:15 host kern.debug kernel: [  923.993648] "),
+    (Framing::Syslog, "Nov 20 09:39:15 [kernel] "),
+    (Framing::Syslog, "Nov 20 09:39:15 host [kernel] [  923.993648] "),
+    (Framing::Syslog, "Thu Nov 20 09:39:15 2026 kern.warn kernel: [  923.993648] "),
+    (Framing::Syslog, "<7>Nov 20 09:39:15 host kernel: "),
+    (Framing::Syslog, "<7>1 2026-11-20T09:39:15.430921+00:00 host kernel - - - \u{feff}"),
+    (
+        Framing::Syslog,
+        "2026-11-20T09:39:15.430921+00:00 host kernel - - [x@1 y=\"\\\"]\"]  [  923.993648] ",
+    ),
+    (Framing::Syslog, "2026-11-20T09:39:15+00:00 host kern.debug kernel: "),
     (Framing::Kmsg, "4,900,923993648,-;"),
     (Framing::Journal, "MESSAGE="),
 ];
@@ -38,10 +51,7 @@ pub(crate) fn holds(line: &[u8]) -> bool {
 /// was refused.
 fn stands_in_the_outer_part(line: &[u8], framing: Framing, syn: &LoggedSyn<'_>) {
     let message = match framing {
-        Framing::Syslog => {
-            let message = after(line, b" kernel: ");
-            if message.starts_with(b"[") { after(message, b"] ") } else { message }
-        }
+        Framing::Syslog => after_the_tag(line),
         Framing::Kmsg => after(line, b";").split(|byte| *byte == b'\n').next().unwrap(),
         Framing::Journal => after(line, b"MESSAGE="),
     };
@@ -100,6 +110,24 @@ fn stands_in_the_outer_part(line: &[u8], framing: Framing, syn: &LoggedSyn<'_>) 
     assert!(options.is_empty() || place.contains(&syn.options_hex.as_ptr()), "lent from the line");
 }
 
+/// The tag where it first stands; then the rest of an RFC 5424 header, which has no packet's field in it; then a time.
+fn after_the_tag(line: &[u8]) -> &[u8] {
+    let tags = [&b" kernel: "[..], b" kernel:[", b" kernel[0]: ", b" [kernel] ", b" kernel "];
+    let place = |tag: &&[u8]| line.windows(tag.len()).position(|window| window == *tag);
+    let (at, tag) = tags.iter().filter_map(|tag| Some((place(tag)?, tag))).min().unwrap();
+    let message = match *tag {
+        b" kernel:[" => &line[at + b" kernel:".len()..],
+        b" kernel " => {
+            let packet = line.windows(10).position(|window| window == b"REJECT IN=").unwrap();
+            let head = line[at..packet].windows(2).rposition(|window| window == b"] ");
+            let head = head.filter(|_| line[at..packet].contains(&b'['));
+            &line[head.map_or(packet, |end| at + end + 2)..]
+        }
+        tag => &line[at + tag.len()..],
+    };
+    if message.starts_with(b"[") { after(message, b"] ") } else { message }
+}
+
 fn after<'l>(text: &'l [u8], mark: &[u8]) -> &'l [u8] {
     let at = text.windows(mark.len()).position(|window| window == mark);
     &text[at.expect("what every line of the framing has") + mark.len()..]
@@ -135,7 +163,13 @@ fn no_name_stands_for_a_field(name: &[u8]) {
     let head = format!("Nov 20 09:39:15 host kernel: REJECT {before}");
     named([head.as_bytes(), name, behind.as_bytes()]);
     let tail = format!(" kernel: REJECT {packet}");
-    named([b"Nov 20 09:39:15 ", name, tail.as_bytes()]);
+    let hosted = [b"Nov 20 09:39:15 ", name, tail.as_bytes()];
+    if name.starts_with(b"[") || name.ends_with(b":") {
+        // No host, but a program: this is what it said.
+        assert!(parse(&hosted.concat(), Framing::Syslog, PREFIX).is_err());
+    } else {
+        named(hosted);
+    }
 }
 
 const SYN: LoggedSyn<'_> = LoggedSyn {

@@ -14,7 +14,7 @@ use super::input::Input;
 pub(crate) fn holds(bytes: &[u8]) -> bool {
     let mut input = Input(bytes);
     let limits = limits(&mut input);
-    let mut grants = Grants::new(&limits);
+    let mut grants = Grants::new(limits.max_open, limits.max_open_per_source);
     let mut open = BTreeMap::new();
     let mut now = Instant::now();
     let mut granted = false;
@@ -156,10 +156,10 @@ fn grant(
 ) -> bool {
     open.retain(|_, end| *end > now);
     let of_source = |open: &BTreeMap<Key, Instant>| {
-        open.keys().filter(|(address, ..)| *address == request.address).count()
+        open.keys().filter(|(address, ..)| network(*address) == network(request.address)).count()
     };
     let key = key(request);
-    match grants.room_for(request, limits, now) {
+    match grants.room_for(request, now) {
         Ok(()) => {
             grants.record(request, now);
             open.insert(key, now + Duration::from_secs(request.seconds.into()));
@@ -176,5 +176,13 @@ fn grant(
             }
             false
         }
+    }
+}
+
+/// The address, or the first half of an IPv6 address: what the limit for a source counts by.
+fn network(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets()[..8].to_vec(),
     }
 }

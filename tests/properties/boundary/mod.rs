@@ -6,26 +6,34 @@
 //!
 //! `tests/properties/main.rs` runs them on seeds, corpus and mutations; `fuzz/` gives them to libFuzzer.
 
+pub(crate) mod answers;
+pub(crate) mod auth;
 pub(crate) mod chunk;
 pub(crate) mod classic;
 pub(crate) mod config;
+pub(crate) mod ini;
 pub(crate) mod input;
 pub(crate) mod line;
 pub(crate) mod message;
 pub(crate) mod profile;
-pub(crate) mod toml;
+pub(crate) mod sequence;
+pub(crate) mod socks;
 
 /// A boundary: the name of its fuzz target and corpus, and its properties.
 pub(crate) type Boundary = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
-pub(crate) const ALL: [Boundary; 6] = [
+pub(crate) const ALL: [Boundary; 10] = [
+    ("answers", answers::holds),
+    ("auth", auth::holds),
     ("chunk", chunk::holds),
     ("classic", classic::holds),
     ("config", config::holds),
     ("line", line::holds),
     ("message", message::holds),
     ("profile", profile::holds),
+    ("sequence", sequence::holds),
+    ("socks", socks::holds),
 ];
 
 /// What is wrong is told in one line that no terminal takes for anything else, whatever was in the file.

@@ -9,7 +9,7 @@ use knockknock::counter::Counter;
 use knockknock::profile::{Layout, Profile, ProfileConfig};
 use tempfile::TempDir;
 
-use super::{can_be_shown, toml};
+use super::{can_be_shown, ini};
 
 /// Stands between the files of an input. It is no part of any text.
 pub(crate) const END_OF_FILE: u8 = 0xff;
@@ -56,8 +56,8 @@ impl Place {
     }
 }
 
-/// Millions of files and counters are written here: not to a disk, if that can be helped.
-fn in_memory() -> TempDir {
+/// A directory for millions of files that are written again and again: not to a disk, if that can be helped.
+pub(crate) fn in_memory() -> TempDir {
     let here = || std::env::var_os("TMPDIR").is_none().then(|| tempfile::tempdir_in("/dev/shm"));
     here().and_then(Result::ok).unwrap_or_else(|| tempfile::tempdir().unwrap())
 }
@@ -90,16 +90,19 @@ fn config(text: &[u8]) {
     assert_ne!(config.knock_port, 0);
     assert_ne!(config.port, Some(0));
     let Layout::Classic = config.layout;
-    let allow = config.allow.as_ref().map(|texts| toml::list(texts.iter().cloned()));
-    let again = toml::file(&[
+    let allow = config.allow.as_ref().map(|texts| ini::list(texts.iter().cloned()));
+    let again = ini::file(&[
         ("knock_port", Some(config.knock_port.to_string())),
-        ("layout", Some("\"classic\"".to_owned())),
-        ("address", config.address.as_deref().map(toml::string)),
+        ("layout", Some("classic".to_owned())),
+        ("address", config.address.as_deref().map(ini::string)),
         ("port", config.port.map(|port| port.to_string())),
         ("allow", allow),
     ]);
     let read_again = ProfileConfig::parse(again.as_bytes(), Path::new("config"));
     assert_eq!(read_again.unwrap(), config, "{:?}", text.escape_ascii().to_string());
+    let unknown = ini::with_unknown_key(&again);
+    let refused = ProfileConfig::parse(unknown.as_bytes(), Path::new("config")).unwrap_err();
+    assert!(refused.to_string().contains("did you mean `allow`?"), "{refused}");
 }
 
 /// The whole file is one number, or it is no counter; and what is written is read again.

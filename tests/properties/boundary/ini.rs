@@ -7,15 +7,17 @@ pub(crate) fn file(lines: &[(&str, Option<String>)]) -> String {
     format!("[main]\n{}", said.collect::<String>())
 }
 
-/// A string, in which only letters and digits stand for themselves.
+/// A text in quotes, so that no character of it means anything but itself.
 pub(crate) fn string(text: &str) -> String {
-    let written = |c: char| {
-        if c.is_ascii_alphanumeric() { c.to_string() } else { format!("\\U{:08X}", u32::from(c)) }
-    };
-    format!("\"{}\"", text.chars().map(written).collect::<String>())
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// A list of strings.
+/// A key that nobody knows is refused wherever it stands, however the rest reads.
+pub(crate) fn with_unknown_key(text: &str) -> String {
+    format!("{text}alow = tcp/22\n")
+}
+
+/// A list by commas, which stand in none of its parts.
 pub(crate) fn list(texts: impl Iterator<Item = String>) -> String {
-    format!("[{}]", texts.map(|text| string(&text)).collect::<Vec<_>>().join(", "))
+    texts.map(|text| string(&text)).collect::<Vec<_>>().join(", ")
 }

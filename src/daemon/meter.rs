@@ -1,0 +1,60 @@
+//! What strangers can make the daemon do is paid out by a meter: at most a share of one processor, or so many times a
+//! second. A meter never refuses for longer than a second.
+
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+/// What is not used is saved up for this long; and no debt is longer.
+const BURST: Duration = Duration::from_secs(1);
+
+/// Pays out one thing. A fresh one has its whole burst.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    /// When everything that was taken is paid for; before a burst ago: nothing is owed.
+    paid_at: Option<Instant>,
+}
+
+impl Meter {
+    /// Whether more may be taken at `now`.
+    pub(super) fn may(&self, now: Instant) -> bool {
+        self.paid_at.is_none_or(|paid_at| paid_at <= now + BURST)
+    }
+
+    /// Takes at `now` what takes `time` to pay for.
+    pub(super) fn charge(&mut self, now: Instant, time: Duration) {
+        let start = self.paid_at.map_or(now, |paid_at| paid_at.max(now));
+        self.paid_at = Some(start + time.min(BURST));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_its_burst_a_meter_gives_what_time_pays_for() {
+        let start = Instant::now();
+        let mut meter = Meter::default();
+        let mut taken = 0;
+        for tick in 0..10_000 {
+            let now = start + Duration::from_millis(tick);
+            if meter.may(now) {
+                meter.charge(now, Duration::from_millis(500));
+                taken += 1;
+            }
+        }
+        assert!((20..=24).contains(&taken), "two a second for ten seconds, and a burst: {taken}");
+    }
+
+    #[test]
+    fn however_dear_a_thing_is_it_is_to_be_had_once_a_second() {
+        let start = Instant::now();
+        let mut meter = Meter::default();
+        for second in 0..10 {
+            let now = start + Duration::from_secs(second);
+            assert!(meter.may(now));
+            meter.charge(now, Duration::from_secs(3600));
+        }
+    }
+}

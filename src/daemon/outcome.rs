@@ -1,0 +1,99 @@
+//! What came of a SYN on a knock port, and the line that says so.
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+
+use super::policy::Refused;
+use super::wrong::Tally;
+use crate::counter::CounterError;
+use crate::privileged::{Reply, Request};
+
+/// What came of a SYN on a knock port; where a profile is meant, with its name.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// No profile knocks on this port.
+    NoProfile,
+    /// A knock that was heard already, from the same address: a retry that was not needed.
+    Repeated,
+    /// No valid knock. Told of now, or counted for later.
+    Wrong(Option<Tally>),
+    /// A valid knock, so many counters ahead that it takes a second one to be believed.
+    Ahead(String, u32),
+    /// A valid knock, but the counter could not be made durable: nothing was opened, the counter did not move.
+    NotDurable(String, CounterError),
+    /// A valid knock for something that the profile may not have.
+    Refused(String, Refused),
+    /// A valid knock, but the profile has as many grants open as it may have.
+    OverQuota(String, Request),
+    /// A valid knock that the firewall did not open for: too many grants, or the kernel refused.
+    NotOpened(String, Request, Reply),
+    /// The door is open.
+    Opened(String, Request),
+}
+
+/// An outcome, the address that the knock came from, and the profiles that knock on its port. For the log.
+pub(super) struct Told<'a> {
+    pub(super) outcome: &'a Outcome,
+    pub(super) source: IpAddr,
+    pub(super) profiles: &'a str,
+}
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { outcome, source, profiles } = self;
+        match outcome {
+            Outcome::NoProfile => write!(f, "{source}: no profile knocks on this port"),
+            Outcome::Repeated => write!(f, "{source}: the same knock again (profile {profiles})"),
+            Outcome::Wrong(Some(tally)) => write!(f, "profile {profiles}: {tally}"),
+            Outcome::Wrong(None) => write!(f, "{source}: wrong knock (profile {profiles})"),
+            Outcome::Ahead(profile, ahead) => write!(
+                f,
+                "profile {profile:?}: right keys, {ahead} ahead: the next knock will be believed (from {source})"
+            ),
+            Outcome::NotDurable(profile, error) => {
+                write!(f, "opened nothing for {source} (profile {profile:?}): {error}")
+            }
+            Outcome::Refused(profile, refused) => {
+                write!(f, "refused {source} (profile {profile:?}): {refused}")
+            }
+            Outcome::OverQuota(profile, request) => {
+                not_opened(f, profile, request)?;
+                f.write_str("the profile has as many grants open as `max_open_per_profile` allows")
+            }
+            Outcome::NotOpened(profile, request, reply) => {
+                not_opened(f, profile, request)?;
+                match reply {
+                    Reply::Full => f.write_str("as many grants as `max_open` allows are open"),
+                    Reply::FullForSource => f.write_str(
+                        "its address (IPv6: its /64) has as many grants open as `max_open_per_source` allows",
+                    ),
+                    Reply::Failed(errno) => {
+                        write!(f, "the firewall refused: {}", io::Error::from_raw_os_error(*errno))
+                    }
+                    Reply::NotOurs => {
+                        write!(f, "{} is not an address of this host", request.destination)
+                    }
+                    Reply::Ours => f.write_str("it is an address of this host"),
+                    Reply::Ready | Reply::Opened | Reply::Done => {
+                        f.write_str("the helper replied out of turn")
+                    }
+                }
+            }
+            Outcome::Opened(profile, Request { protocol, port, seconds, .. }) => write!(
+                f,
+                "opened {protocol}/{port} to {source} for {seconds} s (profile {profile:?})"
+            ),
+        }
+    }
+}
+
+fn not_opened(
+    f: &mut fmt::Formatter<'_>,
+    profile: &str,
+    Request { address, protocol, port, .. }: &Request,
+) -> fmt::Result {
+    write!(f, "could not open {protocol}/{port} to {address} (profile {profile:?}): ")
+}

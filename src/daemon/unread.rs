@@ -1,0 +1,118 @@
+//! Lines about a knock port that tell of no knock, and which of them an admin must hear of without asking: where nobody's
+//! knock would ever be heard, the admin could not know why.
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use super::line::NotASyn;
+
+/// So many lines in a row, from the first one on, are no accident.
+const ENOUGH: u8 = 10;
+
+/// What has been told of the lines that could not be read.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    /// What is wrong with every line: once is enough.
+    told_of: Vec<NotASyn>,
+    /// Whether a line was a kernel's line about a packet, so that the log is what it should be.
+    understood: bool,
+    lines: u8,
+}
+
+/// What is to be said of a line.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// For everybody.
+    Event(NotASyn),
+    /// For everybody: none of the first lines could be read, and this is what was wrong with the last.
+    NothingUnderstood(NotASyn),
+    /// For those who asked.
+    Detail(NotASyn),
+}
+
+impl Unread {
+    /// A line told of a packet.
+    pub(super) fn understood(&mut self) {
+        self.understood = true;
+    }
+
+    /// A line told of no knock.
+    pub(super) fn judge(&mut self, why: NotASyn) -> Verdict {
+        use NotASyn::{
+            Fragment, Framing, Incomplete, Malformed, NoSequence, NotKernel, NotTcp, OtherFlags,
+            OtherPrefix,
+        };
+        match why {
+            NoSequence | Framing | OtherPrefix if !self.told_of.contains(&why) => {
+                self.told_of.push(why);
+                return Verdict::Event(why);
+            }
+            NotTcp | Fragment | Incomplete | OtherFlags => self.understood = true,
+            NoSequence | Framing | OtherPrefix | NotKernel | Malformed(_) => {}
+        }
+        if self.understood || self.lines == ENOUGH {
+            return Verdict::Detail(why);
+        }
+        self.lines += 1;
+        // What was told of by its own name need not be told of again.
+        if self.lines == ENOUGH && !self.told_of.contains(&why) {
+            return Verdict::NothingUnderstood(why);
+        }
+        Verdict::Detail(why)
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Event(why) => why.fmt(f),
+            Self::NothingUnderstood(why) => write!(
+                f,
+                "of the first {ENOUGH} lines about a knock port none was understood, so no knock would be heard; the last: \
+                 {why}; -v shows the reason for each"
+            ),
+            Self::Detail(why) => write!(f, "not a knock: {why}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BROKEN: NotASyn = NotASyn::Malformed("SRC=");
+
+    #[test]
+    fn a_log_in_which_nothing_is_understood_is_told_of_once() {
+        let mut unread = Unread::default();
+        for nth in 1..=100 {
+            let expected = if nth == 10 {
+                Verdict::NothingUnderstood(BROKEN)
+            } else {
+                Verdict::Detail(BROKEN)
+            };
+            assert_eq!(unread.judge(BROKEN), expected, "{nth}");
+        }
+    }
+
+    #[test]
+    fn one_line_that_is_understood_is_enough() {
+        let heard: [fn(&mut Unread); 2] = [Unread::understood, |unread| {
+            unread.judge(NotASyn::OtherFlags);
+        }];
+        for heard in heard {
+            let mut unread = Unread::default();
+            heard(&mut unread);
+            assert!((0..100).all(|_| unread.judge(BROKEN) == Verdict::Detail(BROKEN)));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_every_line_is_told_of_by_its_name_and_once() {
+        let mut unread = Unread::default();
+        let told: Vec<_> = (0..100).map(|_| unread.judge(NotASyn::OtherPrefix)).collect();
+        assert_eq!(told[0], Verdict::Event(NotASyn::OtherPrefix));
+        assert!(told[1..].iter().all(|told| *told == Verdict::Detail(NotASyn::OtherPrefix)));
+    }
+}
