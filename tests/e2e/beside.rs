@@ -159,8 +159,7 @@ fn ufw() {
 #[test]
 fn the_iptables_back_end_lets_one_connection_in_and_leaves_nothing() {
     let mut site = Site::prepare(Net::lan(), Log::Kmsg, "delay = 3\nfirewall = \"iptables\"\n");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/minimal-firewall.sh");
-    site.sh(&format!("{script} --undo --run-dir {}", site.net.path("run").display()));
+    site.sh("nft flush ruleset");
     site.minimal_firewall(&["--iptables"]);
     let before = site.sh("iptables -S; ip6tables -S");
     site.start_daemon();
