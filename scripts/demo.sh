@@ -193,6 +193,11 @@ printf 'address = "%s"\n' "$ADDRESS" >>"$dir/client/server/config"
 step "The admin closes the server and starts the daemon."
 shell "minimal-firewall.sh"
 on_server scripts/minimal-firewall.sh --config-dir "$dir/server" --run-dir "$dir/firewall" --confirm 0 | show
+# What the daemon's nftables back end asks of a firewall: a line for each knock, and that its mark is accepted.
+on_server nft -f - <<END
+insert rule inet knockknock_firewall input meta mark & 0x20000000 != 0 accept
+insert rule inet knockknock_firewall input tcp dport $KNOCK_PORT tcp flags & (fin | syn | rst | ack) == syn log prefix "$PREFIX" level debug flags tcp sequence,options
+END
 shell "knock-daemon"
 start_on_server "$dir/daemon.log" "$BIN/knock-daemon" --config-dir "$dir/server" --log kmsg --user nobody
 daemon=${pids[-1]}

@@ -126,8 +126,13 @@ if [[ -z $client_only ]]; then
     put 755 "$built/knock-daemon" sbin/knock-daemon
     put 755 "$built/knock-genprofile" sbin/knock-genprofile
     put 755 scripts/minimal-firewall.sh sbin/minimal-firewall.sh
-    sed "s|/usr/local|$prefix|" packaging/systemd/knock-daemon.service >"$work/service"
-    put 644 "$work/service" lib/systemd/system/knock-daemon.service
+    for rules in minimal-firewall.nft guard.nft minimal-firewall.iptables.sh; do
+        put 644 "scripts/$rules" "share/knockknock/$rules"
+    done
+    for unit in knock-daemon knockknock-guard; do
+        sed "s|/usr/local|$prefix|" "packaging/systemd/$unit.service" >"$work/service"
+        put 644 "$work/service" "lib/systemd/system/$unit.service"
+    done
     put 644 packaging/sysusers.d/knockknock.conf lib/sysusers.d/knockknock.conf
     say "the daemon wants a user of its own: systemd-sysusers, or adduser --system --group --no-create-home knockknock"
 fi

@@ -146,8 +146,7 @@ fn ufw() {
 #[test]
 fn the_scripts_iptables_rules_let_one_connection_in() {
     let mut site = Site::prepare(Net::lan(), Log::Kmsg, "delay = 3\n");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/minimal-firewall.sh");
-    site.sh(&format!("{script} --undo --run-dir {}", site.net.path("run").display()));
+    site.sh("nft flush ruleset");
     site.minimal_firewall(&["--iptables"]);
     let before = site.sh("iptables -S; ip6tables -S");
     site.start_daemon();

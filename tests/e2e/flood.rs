@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::cost::{Memory, Processes};
 use crate::net::{FAMILIES, Family, Net};
 use crate::process::{SOON, wait_until};
-use crate::site::{KNOCK_PORT, Log, Site, logs};
+use crate::site::{KNOCK_PORT, LOGGED_A_SECOND, LOGGED_AT_ONCE, Log, Site, logs};
 use crate::talk::Reach;
 use crate::wire::{Flood, Route, make_syn};
 
@@ -15,10 +15,6 @@ use crate::wire::{Flood, Route, make_syn};
 const PORT: u16 = 2222;
 /// How often `knock -W` knocks before it gives up.
 const TRIES: usize = 3;
-/// What scripts/minimal-firewall.sh lets one source log of its knocks, and everybody together of other SYNs.
-const LOGGED_AT_ONCE: u64 = 200 + 8;
-/// The same, for each second after that.
-const LOGGED_A_SECOND: u64 = 4 + 3;
 /// More than any line of a SYN without options has, in bytes.
 const LONGEST_LINE: u64 = 400;
 /// What memory may move by where nothing keeps anything, in KiB: a few pages.

@@ -34,6 +34,8 @@ mod door;
 mod firewall_script;
 mod flood;
 mod forged;
+mod grant;
+mod guard;
 mod harness;
 mod many;
 mod proxy;

@@ -142,6 +142,29 @@ impl Net {
         }
     }
 
+    /// A host behind the server, which forwards for it: a container on the server's interface `kk-bridge`.
+    pub(crate) fn container(&self) -> Host {
+        let mut container = Host::new(self.server.namespace.replace("server", "container"), 2);
+        container.ipv4 = Ipv4Addr::new(10, 68, 1, 2);
+        container.ipv6 = Ipv6Addr::new(0xfd68, 0, 0, 0, 0, 0, 0, 2);
+        let (ipv4, ipv6) = (container.ipv4, container.ipv6);
+        container.ip(&format!(
+            "link add eth0 type veth peer name kk-bridge netns {}\naddress add {ipv4}/24 dev eth0\n\
+             address add {ipv6}/64 dev eth0 nodad\nlink set eth0 up\n",
+            self.server.namespace
+        ));
+        self.server.ip(
+            "address add 10.68.1.1/24 dev kk-bridge\naddress add fd68::1/64 dev kk-bridge nodad\n\
+             link set kk-bridge up\n",
+        );
+        container.ip("route add default via 10.68.1.1\nroute add ::/0 via fd68::1\n");
+        self.server.inside(|| {
+            fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+            fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+        });
+        container
+    }
+
     /// A path in this network's own directory. Any user can pass through it.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         use std::os::unix::fs::PermissionsExt as _;

@@ -114,21 +114,32 @@ impl Site {
         }
     }
 
-    /// Runs `scripts/minimal-firewall.sh` on the server with this site's profiles and prefix.
+    /// Closes the server, with a firewall that logs refused SYNs and accepts the daemon's mark. `more`: `--allow tcp/PORT`,
+    /// `--knock-port PORT`, `--iptables`.
     pub(crate) fn minimal_firewall(&self, more: &[&str]) {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/minimal-firewall.sh");
-        let mut command = self.net.server.command(script);
-        command
-            .arg("--config-dir")
-            .arg(self.config_dir())
-            .args(["--prefix", &self.net.prefix])
-            // Whoever runs the tests may do so over ssh, where the script would go back by itself.
-            .args(["--confirm", "0", "--run-dir"])
-            .arg(self.net.path("firewall"))
-            .args(more);
-        let output =
-            command.env_remove("SSH_CONNECTION").env_remove("SSH_CLIENT").output().unwrap();
-        assert!(output.status.success(), "{output:?}");
+        let (mut knocked, mut allowed, mut nft) = (Vec::new(), Vec::new(), true);
+        for profile in fs::read_dir(self.config_dir().join("profiles")).unwrap() {
+            let config = fs::read_to_string(profile.unwrap().path().join("config")).unwrap();
+            let (_, port) = config.split_once("knock_port = ").unwrap();
+            knocked.push(port.lines().next().unwrap().to_owned());
+        }
+        let mut more = more.iter();
+        while let Some(option) = more.next() {
+            match *option {
+                "--allow" => allowed.push(more.next().unwrap().replace("tcp/", "")),
+                "--knock-port" => knocked.push((*more.next().unwrap()).to_owned()),
+                "--iptables" => nft = false,
+                other => panic!("{other}"),
+            }
+        }
+        knocked.sort();
+        knocked.dedup();
+        if nft {
+            self.net.server.nft(&logging_firewall(&self.net.prefix, &knocked, &allowed));
+        } else {
+            let script = logging_iptables(&self.net.prefix, &knocked, &allowed);
+            self.net.server.run(&["sh", "-ec", &script]);
+        }
     }
 
     /// The command that starts the daemon.
@@ -243,6 +254,78 @@ impl Site {
         wait_until(within, "every grant gone", || self.grants().is_empty());
         assert!(start.elapsed() <= within);
     }
+}
+
+/// What one source may log of its knocks, and everybody together of other SYNs: at once, then for each second.
+pub(crate) const LOGGED_AT_ONCE: u64 = 200 + 8;
+pub(crate) const LOGGED_A_SECOND: u64 = 4 + 3;
+
+/// An nftables firewall as the daemon's nftables back end asks for: it logs what it refuses, and accepts a mark.
+fn logging_firewall(prefix: &str, knocked: &[String], allowed: &[String]) -> String {
+    let log =
+        format!("log prefix \"{prefix}\" level debug flags tcp sequence,options flags ip options");
+    let knocked = knocked.join(", ");
+    let allowed = if allowed.is_empty() {
+        String::new()
+    } else {
+        format!("tcp dport {{ {} }} accept", allowed.join(", "))
+    };
+    format!(
+        "table inet closed
+        delete table inet closed
+        table inet closed {{
+            set knocking4 {{ type ipv4_addr; size 65535; flags dynamic,timeout; timeout 1m; }}
+            set knocking6 {{ type ipv6_addr; size 65535; flags dynamic,timeout; timeout 1m; }}
+            chain input {{
+                type filter hook input priority filter; policy drop;
+                ct state established,related accept
+                ct state invalid drop
+                iif lo accept
+                meta mark & 0x20000000 != 0 accept
+                meta l4proto {{ icmp, icmpv6 }} accept
+                {allowed}
+                tcp dport {{ {knocked} }} tcp flags & (fin | syn | rst | ack) == syn goto knock
+                tcp flags & (fin | syn | rst | ack) == syn limit rate 3/second burst 8 packets {log}
+                goto refuse
+            }}
+            chain knock {{
+                update @knocking4 {{ ip saddr limit rate over 4/second burst 200 packets }} goto refuse
+                update @knocking6 {{ ip6 saddr & ffff:ffff:ffff:ffff:: limit rate over 4/second burst 200 packets }} goto refuse
+                limit rate 200/second burst 300 packets {log}
+                goto refuse
+            }}
+            chain refuse {{
+                meta l4proto tcp reject with tcp reset
+                reject with icmpx type port-unreachable
+            }}
+        }}"
+    )
+}
+
+/// The same with iptables, without limits.
+fn logging_iptables(prefix: &str, knocked: &[String], allowed: &[String]) -> String {
+    let allowed: Vec<String> = allowed
+        .iter()
+        .map(|port| format!("$t -A INPUT -p tcp --dport {port} -j ACCEPT\n"))
+        .collect();
+    let knocked: Vec<String> = knocked
+        .iter()
+        .map(|port| {
+            format!(
+                "$t -A INPUT -p tcp --syn --dport {port} -j LOG --log-level debug --log-prefix '{prefix}' \
+                 --log-tcp-sequence --log-tcp-options --log-ip-options\n"
+            )
+        })
+        .collect();
+    let lines = [allowed, knocked].concat().concat();
+    format!(
+        "for t in iptables ip6tables; do
+            $t -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+            $t -A INPUT -i lo -j ACCEPT
+            $t -A INPUT -m mark --mark 0x20000000/0x20000000 -j ACCEPT
+            {lines}$t -A INPUT -p tcp -j REJECT --reject-with tcp-reset
+        done"
+    )
 }
 
 /// Gives a file to the test's own eyes only.

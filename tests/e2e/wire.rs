@@ -171,13 +171,24 @@ pub(crate) fn make_syn(
     destination: SocketAddr,
     sequence: u32,
 ) -> Vec<u8> {
+    make_segment(route, source, destination, sequence, TcpFlags::SYN)
+}
+
+/// The same with other flags.
+pub(crate) fn make_segment(
+    route: Route,
+    source: SocketAddr,
+    destination: SocketAddr,
+    sequence: u32,
+    flags: u8,
+) -> Vec<u8> {
     let mut segment = [0; 20];
     let mut tcp = MutableTcpPacket::new(&mut segment).unwrap();
     tcp.set_source(source.port());
     tcp.set_destination(destination.port());
     tcp.set_sequence(sequence);
     tcp.set_data_offset(5);
-    tcp.set_flags(TcpFlags::SYN);
+    tcp.set_flags(flags);
     tcp.set_window(1024);
     let mut packet = match (source.ip(), destination.ip()) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
