@@ -2,8 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{User, geteuid};
@@ -120,14 +118,13 @@ impl Setup {
 
     /// What our table logs. The prefixes are another's at each start: another daemon's lines are never taken for ours.
     fn log_rules() -> Result<LogRules, Failure> {
-        let mut random = [0; 4];
-        File::open("/dev/urandom")
-            .and_then(|mut file| file.read_exact(&mut random))
-            .map_err(|why| Failure::System("cannot read /dev/urandom", why))?;
-        let tag = u32::from_be_bytes(random);
+        // Its first 8 digits are random.
+        let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")
+            .map_err(|why| Failure::System("cannot read a random number from /proc", why))?;
+        let tag = uuid.get(..8).unwrap_or_default();
         Ok(LogRules {
-            knock_prefix: format!("KNOCK {tag:08x} "),
-            came_in_prefix: format!("KNOCK-IN {tag:08x} "),
+            knock_prefix: format!("KNOCK {tag} "),
+            came_in_prefix: format!("KNOCK-IN {tag} "),
             per_second: KNOCK_PORT_LINES,
             burst: KNOCK_PORT_BURST,
         })
