@@ -91,7 +91,7 @@ fn two_people_knock_at_once_and_each_gets_in() {
 }
 
 #[test]
-fn lost_knocks_within_the_window_do_no_harm_and_one_beyond_it_is_refused() {
+fn lost_knocks_within_the_window_do_no_harm_and_beyond_it_the_second_one_opens() {
     for (lost, gets_in) in [(19, true), (25, false)] {
         let mut site = Site::start(Net::lan(), Log::Kmsg, "delay = 600\n");
         let _service = site.net.server.echo(PORT);
@@ -112,7 +112,7 @@ fn lost_knocks_within_the_window_do_no_harm_and_one_beyond_it_is_refused() {
             assert_eq!(site.counters("client"), ["20", "20"]);
         } else {
             site.send_knock(Family::V4, PORT);
-            site.wait_for("1 wrong knock from 10.");
+            site.wait_for("right keys, 25 ahead: the next knock will be believed");
             assert_eq!(site.reach(Family::V4, PORT), Reach::Refused);
             assert_eq!(
                 site.counters("client"),
@@ -120,10 +120,7 @@ fn lost_knocks_within_the_window_do_no_harm_and_one_beyond_it_is_refused() {
                 "nothing moves by a knock beyond the window"
             );
 
-            // The way out that the documentation gives: the admin takes the client's counter over.
-            site.stop_daemon();
-            write_private(&site.profile("client").join("counter"), "26\n");
-            site.start_daemon();
+            // The way out takes nobody's hand.
             site.knock(Family::V4, PORT);
             assert_eq!(site.reach(Family::V4, PORT), Reach::Connected);
         }
