@@ -30,6 +30,10 @@ pub struct Config {
     pub log: String,
     /// What opens ports.
     pub firewall: FirewallKind,
+    /// Who logs the knocks.
+    pub log_rule: LogRule,
+    /// What an opening for TCP ends with, beside its time.
+    pub spend: SpendOn,
     /// Whom to run as. None: `knockknock` if there is such a user, else `nobody`.
     pub user: Option<String>,
     /// What may be asked for, like `tcp/22` or `tcp/8000-8010`. None: any TCP port.
@@ -54,6 +58,8 @@ impl Default for Config {
             log_prefix: "REJECT ".into(),
             log: "auto".into(),
             firewall: FirewallKind::default(),
+            log_rule: LogRule::default(),
+            spend: SpendOn::default(),
             user: None,
             allow: None,
             ipv4: true,
@@ -75,6 +81,36 @@ pub enum FirewallKind {
     Conntrack,
     /// A set of our own, and a mark that other firewalls have to accept.
     Nftables,
+}
+
+/// Who logs the knocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogRule {
+    /// Our own table, before every firewall.
+    #[default]
+    Own,
+    /// A LOG rule in somebody else's firewall.
+    Firewall,
+}
+
+impl LogRule {
+    /// What each is called in `config`.
+    const NAMES: [(&str, Self); 2] = [("own", Self::Own), ("firewall", Self::Firewall)];
+}
+
+/// What an opening for TCP ends with, beside its time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpendOn {
+    /// The first connection that stands: nobody can use it up by a packet with a forged source.
+    #[default]
+    Handshake,
+    /// The first SYN: exactly one, whoever sent it.
+    Syn,
+}
+
+impl SpendOn {
+    /// What each is called in `config`.
+    const NAMES: [(&str, Self); 2] = [("handshake", Self::Handshake), ("syn", Self::Syn)];
 }
 
 impl FromStr for FirewallKind {
@@ -168,6 +204,8 @@ impl Config {
             log_prefix: ini.text("log_prefix")?.unwrap_or(default.log_prefix),
             log: ini.name("log")?.unwrap_or(default.log),
             firewall: firewall(&mut ini)?.unwrap_or(default.firewall),
+            log_rule: ini.one_of("log_rule", &LogRule::NAMES)?.unwrap_or(default.log_rule),
+            spend: ini.one_of("spend", &SpendOn::NAMES)?.unwrap_or(default.spend),
             user: ini.name("user")?,
             allow: services(&mut ini)?,
             ipv4: ini.flag("ipv4")?.unwrap_or(default.ipv4),

@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
+use super::openings::{Arrival, Opening};
 use super::policy::Refused;
 use super::wrong::Tally;
 use crate::counter::CounterError;
@@ -96,4 +97,23 @@ fn not_opened(
     Request { address, protocol, port, .. }: &Request,
 ) -> fmt::Result {
     write!(f, "could not open {protocol}/{port} to {address} (profile {profile:?}): ")
+}
+
+/// A connection that came in. For the log.
+impl fmt::Display for Arrival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Request { address, protocol, port, .. } = self.request;
+        let (profile, after) = (&self.profile, self.after.as_millis());
+        write!(f, "{address} came in at {protocol}/{port} after {after} ms (profile {profile:?})")?;
+        f.write_str(if self.is_last { ": closed behind it" } else { ": open for another" })
+    }
+}
+
+/// An opening whose time is over. For the log.
+impl fmt::Display for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Request { address, protocol, port, .. } = self.request;
+        let used = if self.was_not_used() { "not used" } else { "its time is over" };
+        write!(f, "{protocol}/{port} for {address} (profile {:?}): {used}", self.profile)
+    }
 }

@@ -14,9 +14,35 @@ pub(super) struct Policy {
     pub(super) allow: Option<Vec<Service>>,
     /// How long a grant lasts, in seconds.
     pub(super) seconds: u16,
+    /// What uses a grant for TCP up, beside its time.
+    pub(super) spend: Spend,
 }
 
+/// The most requests that are listed one by one. With more, a profile's knocks are too many to be expected.
+const MOST_REQUESTS: usize = 256;
+
 impl Policy {
+    /// Everything that can be asked for with success; None where that is too much to list, as without any `allow`.
+    pub(super) fn requests(&self, limits: &Limits) -> Option<Vec<layout::Request>> {
+        let allow = self.allow.as_ref().or(limits.allow.as_ref())?;
+        let is_allowed = |protocol, port| {
+            [&self.allow, &limits.allow]
+                .into_iter()
+                .flatten()
+                .all(|services| services.iter().any(|service| service.contains(protocol, port)))
+        };
+        let mut ports: Vec<u16> = Vec::new();
+        for service in allow {
+            let all = service.first_port..=service.last_port;
+            ports.extend(all.filter(|port| is_allowed(service.protocol, *port)));
+        }
+        // 0 asks for the profile's default.
+        ports.extend(self.default_port.filter(|port| ports.contains(port)).map(|_| 0));
+        ports.sort_unstable();
+        ports.dedup();
+        (ports.len() <= MOST_REQUESTS).then(|| ports.into_iter().map(layout::Request).collect())
+    }
+
     /// The grant that `asked` means for whoever sent `syn`, if they may have it.
     ///
     /// The limits are the helper's too. It takes a request outside them for a sign that this process has been taken
@@ -37,7 +63,7 @@ impl Policy {
             protocol: Protocol::Tcp,
             port,
             seconds: self.seconds,
-            spend: Spend::One,
+            spend: self.spend,
         };
         if self
             .allow

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{User, geteuid};
 
 use super::cli::Args;
-use super::config::{Config, FirewallKind};
-use super::door::Door;
+use super::config::{Config, FirewallKind, LogRule, SpendOn};
+use super::door::{Door, Means};
 use super::failure::Failure;
 use super::guest::Rules;
 use super::say;
 use super::source::{Choice, Opened};
-use crate::privileged::{BackEnd, Firewall, FirewallError, Ids, Limits, LogRules};
+use crate::privileged::{BackEnd, Firewall, FirewallError, Ids, Limits, LogRules, Spend};
 use crate::profile::{self, NotRoots, ProfileError, ProfileFiles};
 
 const DEFAULT_USER: &str = "knockknock";
@@ -99,9 +99,8 @@ impl Setup {
     }
 
     /// The firewall, ready to be handed to the helper.
-    pub(super) fn firewall(&self) -> Result<Firewall, Failure> {
-        let log = Self::log_rules()?;
-        let create = |back_end| Firewall::create(&self.table, back_end, &log, self.config.max_open);
+    pub(super) fn firewall(&self, log: &LogRules) -> Result<Firewall, Failure> {
+        let create = |back_end| Firewall::create(&self.table, back_end, log, self.config.max_open);
         match self.config.firewall {
             FirewallKind::Conntrack => create(BackEnd::Conntrack),
             FirewallKind::Nftables => create(BackEnd::Nftables),
@@ -116,8 +115,17 @@ impl Setup {
         .map_err(Failure::Firewall)
     }
 
+    /// What `firewall` can do for us, and the config lets it.
+    pub(super) fn means(&self, firewall: &Firewall) -> Means {
+        let has_table = firewall.has_table();
+        Means {
+            logs: has_table && self.config.log_rule == LogRule::Own,
+            tells: has_table && firewall.conntrack_helpers().is_some(),
+        }
+    }
+
     /// What our table logs. The prefixes are another's at each start: another daemon's lines are never taken for ours.
-    fn log_rules() -> Result<LogRules, Failure> {
+    pub(super) fn log_rules() -> Result<LogRules, Failure> {
         // Its first 8 digits are random.
         let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")
             .map_err(|why| Failure::System("cannot read a random number from /proc", why))?;
@@ -139,7 +147,7 @@ impl Setup {
             config_dir: PathBuf::new(),
             ..*self
         }
-        .firewall()
+        .firewall(&Self::log_rules()?)
         .map(|firewall| firewall.conntrack_helpers().is_some())
     }
 
@@ -174,6 +182,7 @@ impl Setup {
         &self,
         files: Vec<ProfileFiles>,
         limits: Limits,
+        means: Means,
     ) -> Result<(Door, usize), Failure> {
         for files in files.iter().filter(|files| files.readable_by_others()) {
             say::event(format_args!(
@@ -186,9 +195,12 @@ impl Setup {
         {
             say::event(said);
         }
-        let Config { delay, error_window, max_open_per_profile, .. } = self.config;
-        let rules = Rules { seconds: delay, error_window, max_open_per_profile };
-        let (door, broken) = Door::new(files, limits, rules);
+        let Config { delay, error_window, max_open_per_profile, spend, .. } = self.config;
+        // Without somebody who tells, nothing would ever shut the door behind a handshake.
+        let spend =
+            if means.tells && spend == SpendOn::Handshake { Spend::Any } else { Spend::One };
+        let rules = Rules { seconds: delay, error_window, max_open_per_profile, spend };
+        let (door, broken) = Door::new(files, limits, rules, means);
         for error in &broken {
             left_out(error);
         }

@@ -18,7 +18,9 @@ fn a_knock_lets_one_connection_in_and_no_second() {
         assert_eq!(site.reach(family, PORT), Reach::Refused, "closed before");
         site.knock(family, PORT);
         let server = site.net.server.address(family);
+        let before = site.came_in();
         let first = site.net.client.connect(server, PORT, SOON).expect("open after one knock");
+        wait_until(SOON, "the door is shut behind it", || site.came_in() > before);
         assert!(is_alive(&first));
         assert_eq!(site.reach(family, PORT), Reach::Refused, "a second connection");
         assert!(is_alive(&first), "the first connection goes on");
@@ -50,7 +52,9 @@ fn the_same_packet_sent_again_opens_nothing() {
         site.knock(family, PORT);
         let knock = tap.wait_for_syn(KNOCK_PORT);
         assert_eq!(tap.syns_to(KNOCK_PORT, Duration::from_millis(50)).len(), 0, "exactly one SYN");
+        let before = site.came_in();
         assert_eq!(site.reach(family, PORT), Reach::Connected);
+        wait_until(SOON, "the door is shut behind it", || site.came_in() > before);
 
         let counters = site.counters("client");
         let opened = site.opened();
@@ -96,7 +100,7 @@ fn lost_knocks_within_the_window_do_no_harm_and_beyond_it_the_second_one_opens()
         let mut site = Site::start(Net::lan(), Log::Kmsg, "delay = 600\n");
         let _service = site.net.server.echo(PORT);
         site.net.server.nft(
-            "table inet loss { chain in { type filter hook prerouting priority raw; tcp dport 666 drop; }; }",
+            "table inet loss { chain in { type filter hook prerouting priority -400; tcp dport 666 drop; }; }",
         );
         let mut tap = Tap::on(&site.net.server);
         for _ in 0..lost {
