@@ -8,7 +8,7 @@ use super::meter::Meter;
 use super::outcome::Outcome;
 use super::wrong::{Kind, Tally, WrongKnocks};
 use crate::layout;
-use crate::privileged::{Helper, HelperGone, Limits, Reply};
+use crate::privileged::{Helper, HelperGone, Limits, Reply, Request};
 use crate::profile::{ProfileError, ProfileFiles};
 use crate::syn::LoggedSyn;
 
@@ -108,20 +108,14 @@ impl Door {
         #[cfg(feature = "misbehave")]
         super::misbehave::misbehave(asked, helper);
 
-        let request = match guest.policy.decide(&self.limits, syn, asked) {
-            Ok(request) => request,
+        let requests = match guest.policy.decide(&self.limits, syn, asked) {
+            Ok(requests) => requests,
             Err(refused) => return Ok(Outcome::Refused(profile, refused)),
         };
-        if guest.grants.room_for(&request, now).is_err() {
-            return Ok(Outcome::OverQuota(profile, request));
-        }
-        match helper.ask_open(&request)? {
-            Reply::Opened => {
-                guest.grants.record(&request, now);
-                Ok(Outcome::Opened(profile, request))
-            }
-            reply => Ok(Outcome::NotOpened(profile, request, reply)),
-        }
+        let open = |request| guest.open(request, helper, now);
+        let mut outcomes = requests.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        // One service is the rule; of two each is told of.
+        Ok(if outcomes.len() == 1 { outcomes.remove(0) } else { Outcome::Each(outcomes) })
     }
 
     fn wrong(&mut self, syn: &LoggedSyn<'_>, kind: Kind, now: Instant) -> Outcome {
@@ -148,6 +142,28 @@ impl Door {
     #[must_use]
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.untold.iter().filter_map(|port| self.ports.get(port)?.wrong.next_due()).min()
+    }
+}
+
+impl Guest {
+    /// Opens what `request` says, within the profile's quota.
+    fn open(
+        &mut self,
+        request: Request,
+        helper: &mut Helper,
+        now: Instant,
+    ) -> Result<Outcome, HelperGone> {
+        let profile = self.name.clone();
+        if self.grants.room_for(&request, now).is_err() {
+            return Ok(Outcome::OverQuota(profile, request));
+        }
+        match helper.ask_open(&request)? {
+            Reply::Opened => {
+                self.grants.record(&request, now);
+                Ok(Outcome::Opened(profile, request))
+            }
+            reply => Ok(Outcome::NotOpened(profile, request, reply)),
+        }
     }
 }
 

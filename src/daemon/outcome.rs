@@ -32,6 +32,8 @@ pub(super) enum Outcome {
     NotOpened(String, Request, Reply),
     /// The door is open.
     Opened(String, Request),
+    /// A valid knock for a port that is allowed by TCP and by UDP: what came of each.
+    Each(Vec<Outcome>),
 }
 
 /// An outcome, the address that the knock came from, and the profiles that knock on its port. For the log.
@@ -45,6 +47,10 @@ impl fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { outcome, source, profiles } = self;
         match outcome {
+            Outcome::Each(outcomes) => outcomes.iter().enumerate().try_for_each(|(at, outcome)| {
+                f.write_str(if at == 0 { "" } else { "; " })?;
+                Told { outcome, source: *source, profiles }.fmt(f)
+            }),
             Outcome::NoProfile => write!(f, "{source}: no profile knocks on this port"),
             Outcome::Repeated => write!(f, "{source}: the same knock again (profile {profiles})"),
             Outcome::Wrong(Some(tally)) => write!(f, "profile {profiles}: {tally}"),
