@@ -39,5 +39,6 @@ mod guard;
 mod harness;
 mod many;
 mod proxy;
+mod recipes;
 mod resync;
 mod rotation;
