@@ -2,6 +2,7 @@
 //! `WireGuard` is one. The guard closes them, the real client and daemon open them.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -270,4 +271,23 @@ fn without_a_list_a_knock_opens_tcp_alone() {
     assert_refused(ask(&udp(&site.net.client, Family::V4, 0), at(&site, Family::V4, 443)));
     assert_eq!(site.reach(Family::V4, 443), Reach::Connected);
     assert!(site.daemon().lines().iter().all(|line| !line.contains("udp/")));
+}
+
+#[test]
+fn what_genprofile_writes_into_config_limits_every_profile() {
+    let mut site = Site::prepare(Net::lan(), Log::Kmsg, "delay = 600\n");
+    let made = Command::new(env!("CARGO_BIN_EXE_knock-genprofile"))
+        .args(["--config-dir".as_ref(), site.config_dir().as_os_str()])
+        .args(["--allow", "tcp/8000-8080,udp/5300", "third", "668"])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    site.start_daemon();
+    let (_inside, _outside) = (site.net.server.echo(8000), site.net.server.echo(2222));
+    // This profile has no list of its own.
+    site.send_knock(Family::V4, 2222);
+    site.wait_for("tcp/2222 is not among the services in `allow`");
+    assert_eq!(site.reach(Family::V4, 2222), Reach::Refused);
+    site.knock(Family::V4, 8000);
+    assert_eq!(site.reach(Family::V4, 8000), Reach::Connected);
 }
