@@ -85,6 +85,9 @@ impl Replacement {
             let old = new.path.metadata()?;
             fchown(&file, Some(old.uid()), Some(old.gid()))?;
             file.set_permissions(Permissions::from_mode(old.mode() & 0o7777))?;
+        } else {
+            // What the umask took away from the owner.
+            file.set_permissions(Permissions::from_mode(0o600))?;
         }
         file.write_all(content)?;
         file.sync_all()?;
