@@ -206,23 +206,21 @@ impl Door {
         #[cfg(feature = "misbehave")]
         super::misbehave::misbehave(asked, helper);
 
-        let request = match guest.policy.decide(&self.limits, syn, asked) {
-            Ok(request) => request,
+        let requests = match guest.policy.decide(&self.limits, syn, asked) {
+            Ok(requests) => requests,
             Err(refused) => return Ok(Outcome::Refused(profile, refused)),
         };
-        if guest.grants.room_for(&request, now).is_err() {
-            return Ok(Outcome::OverQuota(profile, request));
-        }
-        match helper.ask_open(&request)? {
-            Reply::Opened => {
-                guest.grants.record(&request, now);
-                if self.means.tells {
-                    self.openings.opened(&profile, syn.destination_port, &request, now);
+        let open = |request| guest.open(request, helper, now);
+        let mut outcomes = requests.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        if self.means.tells {
+            for outcome in &outcomes {
+                if let Outcome::Opened(profile, request) = outcome {
+                    self.openings.opened(profile, syn.destination_port, request, now);
                 }
-                Ok(Outcome::Opened(profile, request))
             }
-            reply => Ok(Outcome::NotOpened(profile, request, reply)),
         }
+        // One service is the rule; of two each is told of.
+        Ok(if outcomes.len() == 1 { outcomes.remove(0) } else { Outcome::Each(outcomes) })
     }
 
     /// Moves what the kernel logs with the counters, and drops a number that is logged again and again for nothing.
@@ -247,7 +245,7 @@ impl Door {
             helper.ask_forget(&gone)?;
             helper.ask_expect(&more)?;
         }
-        if !matches!(outcome, Outcome::Opened(..)) && expected.was_logged(syn.fields.seq) {
+        if !outcome.has_opened() && expected.was_logged(syn.fields.seq) {
             helper.ask_forget(&[syn.fields.seq])?;
         }
         Ok(())
@@ -309,6 +307,28 @@ impl Door {
     pub(super) fn next_due(&self) -> Option<Instant> {
         let wrong = self.untold.iter().filter_map(|port| self.ports.get(port)?.wrong.next_due());
         wrong.chain(self.openings.next_end()).min()
+    }
+}
+
+impl Guest {
+    /// Opens what `request` says, within the profile's quota.
+    fn open(
+        &mut self,
+        request: Request,
+        helper: &mut Helper,
+        now: Instant,
+    ) -> Result<Outcome, HelperGone> {
+        let profile = self.name.clone();
+        if self.grants.room_for(&request, now).is_err() {
+            return Ok(Outcome::OverQuota(profile, request));
+        }
+        match helper.ask_open(&request)? {
+            Reply::Opened => {
+                self.grants.record(&request, now);
+                Ok(Outcome::Opened(profile, request))
+            }
+            reply => Ok(Outcome::NotOpened(profile, request, reply)),
+        }
     }
 }
 

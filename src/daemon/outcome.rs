@@ -33,6 +33,19 @@ pub(super) enum Outcome {
     NotOpened(String, Request, Reply),
     /// The door is open.
     Opened(String, Request),
+    /// A valid knock for a port that is allowed by TCP and by UDP: what came of each.
+    Each(Vec<Outcome>),
+}
+
+impl Outcome {
+    /// Whether anything was opened.
+    pub(super) fn has_opened(&self) -> bool {
+        match self {
+            Self::Opened(..) => true,
+            Self::Each(outcomes) => outcomes.iter().any(Self::has_opened),
+            _ => false,
+        }
+    }
 }
 
 /// An outcome, the address that the knock came from, and the profiles that knock on its port. For the log.
@@ -46,6 +59,10 @@ impl fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { outcome, source, profiles } = self;
         match outcome {
+            Outcome::Each(outcomes) => outcomes.iter().enumerate().try_for_each(|(at, outcome)| {
+                f.write_str(if at == 0 { "" } else { "; " })?;
+                Told { outcome, source: *source, profiles }.fmt(f)
+            }),
             Outcome::NoProfile => write!(f, "{source}: no profile knocks on this port"),
             Outcome::Repeated => write!(f, "{source}: the same knock again (profile {profiles})"),
             Outcome::Wrong(Some(tally)) => write!(f, "profile {profiles}: {tally}"),

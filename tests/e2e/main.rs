@@ -40,5 +40,6 @@ mod handshake;
 mod harness;
 mod many;
 mod proxy;
+mod recipes;
 mod resync;
 mod rotation;
