@@ -39,7 +39,7 @@ pub(super) fn hold(setup: &Setup, mut firewall: Firewall) -> Firewall {
     let remembered = recall(setup);
     match look(setup, &remembered) {
         State::Note(note) => {
-            say::detail(setup.verbose || remembered == Ok(None), format_args!("guard: {note}"))
+            say::detail(setup.verbose || remembered == Ok(None), format_args!("guard: {note}"));
         }
         State::Problem(problem) => say::event(format_args!("guard: {problem}")),
     }
@@ -60,9 +60,9 @@ pub(super) fn hold(setup: &Setup, mut firewall: Firewall) -> Firewall {
         None => say::event(
             "guard: held here too; nobody else's `nft flush ruleset` opens what it closes",
         ),
-        Some(why) => {
-            say::event(format_args!("guard: not held here, so `nft flush ruleset` opens it: {why}"))
-        }
+        Some(why) => say::event(format_args!(
+            "guard: not held here, so whoever flushes the firewall opens it: {why}"
+        )),
     }
     firewall
 }

@@ -5,7 +5,7 @@
 //! chain guard {
 //!     type filter hook prerouting priority -110; policy accept;
 //!     iif lo accept
-//!     meta l4proto tcp  th dport >= FIRST  th dport <= LAST  goto closed        # for each service
+//!     meta l4proto tcp  th dport FIRST-LAST  goto closed  # for each service
 //! }
 //! chain closed {
 //!     fib daddr type < local accept
@@ -99,7 +99,7 @@ pub(super) fn create(table: &str, guard: &Guard) -> Vec<(NfTablesMessage, u16)> 
     let r1 = Register::Reg1;
     let lo =
         vec![meta_load(MetaKey::Iif, r1), cmp(r1, Operator::Equal, &LO.to_ne_bytes()), accept()];
-    let asked = [lo].into_iter().chain(guard.closed.iter().map(to_service));
+    let asked = [lo].into_iter().chain(guard.closed.iter().copied().map(to_service));
     let asked = asked.map(|rule| new_rule(table, GUARD, rule));
     let refused = closed(guard).into_iter().map(|rule| new_rule(table, CLOSED, rule));
     let chains = chains.map(|chain| (chain, NLM_F_CREATE | NLM_F_EXCL)).into_iter();
@@ -133,13 +133,17 @@ fn chain(table: &str, name: &str) -> ChainMessage {
 }
 
 /// What is for a service goes on to be looked at.
-fn to_service(service: &Service) -> Vec<Expression> {
+fn to_service(service: Service) -> Vec<Expression> {
     let r1 = Register::Reg1;
     let mut rule = of_protocol(Operator::Equal, service.protocol as u8);
     rule.push(payload_load(Base::Transport, DESTINATION_PORT_OFFSET, 2, r1));
     let port = |operator, port: u16| cmp(r1, operator, &port.to_be_bytes());
-    rule.push(port(Operator::GreatherThanEqual, service.first_port));
-    rule.push(port(Operator::LessThanEqual, service.last_port));
+    if service.first_port == service.last_port {
+        rule.push(port(Operator::Equal, service.first_port));
+    } else {
+        rule.push(port(Operator::GreatherThanEqual, service.first_port));
+        rule.push(port(Operator::LessThanEqual, service.last_port));
+    }
     rule.push(goto(CLOSED));
     rule
 }
