@@ -34,8 +34,9 @@ pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
     let limits = setup.limits();
 
     // The helper comes first: it must never have had a profile, a key or a log in its memory.
-    let firewall = guard::hold(setup, setup.firewall()?);
+    let firewall = setup.firewall()?;
     cap_writing()?;
+    let firewall = guard::hold(setup, firewall);
     let helper = privileged::split(firewall, &limits, &user).map_err(Failure::NoHelper)?;
 
     match prepare(setup, &user, limits, helper.pid()) {
