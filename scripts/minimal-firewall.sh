@@ -212,7 +212,7 @@ write_rules() {
 
 # --- loading them -----------------------------------------------------------------------------------------------------
 # These functions also run in the process that takes an unconfirmed change back (go_back_later): they use nothing but each
-# other, ME and CHAIN.
+# other, ME, CHAIN and config_dir.
 
 # Loads what write_rules wrote; each file is one transaction. Fails with 1 if nothing was changed, with 2 if some was.
 load() {
@@ -235,8 +235,40 @@ load() {
     done
 }
 
-# Called before rules go, by --undo and by the timer: a running daemon that holds the guard too must drop it here.
-before_opening() { :; }
+# The daemon that runs with our configuration directory, and the table that it has: its own word, in the lock that it holds.
+running_daemon() {
+    local pid='' table='' lock=$config_dir/lock
+    [[ -e $lock ]] && read -r pid table <"$lock" || return 1
+    [[ $pid =~ ^[1-9][0-9]*$ && $(cat "/proc/$pid/comm" 2>/dev/null) == knock-daemon ]] || return 1
+    ! flock -n "$lock" true && echo "$pid $table"
+}
+
+# Called before rules go: a daemon that runs with our configuration directory and holds the guard, too, drops that. It is
+# ended if it does not.
+before_opening() {
+    local daemon pid table signal tries said
+    daemon=$(running_daemon) || return 0
+    read -r pid table <<<"$daemon"
+    for signal in USR1 TERM KILL; do
+        tries=30
+        if [[ $signal != USR1 ]]; then
+            said="knock-daemon (process $pid) does not drop its copy of the guard; ending it (SIG$signal)"
+            echo "$ME: $said" >&2
+            logger -t "$ME" "$said" 2>/dev/null || true
+        fi
+        kill -$signal "$pid" 2>/dev/null || true
+        # One that was stopped ends when it goes on. It gives its helper 5 s.
+        if [[ $signal == TERM ]]; then
+            tries=100
+            kill -CONT "$pid" 2>/dev/null || true
+        fi
+        while ((tries--)); do
+            nft list chain inet "$table" guard >/dev/null 2>&1 || return 0
+            sleep 0.1
+        done
+    done
+    return 1
+}
 
 # Waits, then loads $1/back, unless $1 is gone by then. Lives in a process of its own: see arm. It counts the time since
 # boot, which nobody sets.
@@ -259,7 +291,7 @@ go_back_later() {
 # it lives: nothing is changed before the way back is sure.
 arm() {
     local program launcher tries
-    program=$(declare -p ME CHAIN && declare -f load before_opening go_back_later)$'\n''go_back_later "$@"'
+    program=$(declare -p ME CHAIN config_dir && declare -f load running_daemon before_opening go_back_later)$'\n''go_back_later "$@"'
     # logind may end what a login leaves behind; a scope of its own is not the login's.
     for launcher in 'setsid systemd-run --scope --quiet --collect' setsid; do
         [[ $launcher == setsid || -d /run/systemd/system ]] || continue
@@ -306,6 +338,9 @@ keep() {
     if ! { mkdir -p "$config_dir" && install -m 644 "$1/choice" "$new" && sync "$new" &&
         mv "$new" "$config_dir/firewall" && sync "$config_dir"; }; then
         die "$config_dir/firewall: cannot be written; it is loaded, but not at the next boot"
+    fi
+    if grep -q '^only' "$1/choice" && running_daemon >/dev/null; then
+        warn "knock-daemon runs and has no copy of this; to have it hold one: systemctl restart knock-daemon"
     fi
     echo "closed: $(sed -n '/^[a-z]/p' "$1/choice" | tr '\n' ';')"
     rm -rf "$1"
@@ -383,6 +418,8 @@ apply() {
         rm -rf "$waiting"
         die "the process that would take the change back did not start: nothing changed"
     fi
+    # What was confirmed before goes, and with it a copy: it would refuse what is open from now on.
+    [[ ! -e $config_dir/firewall ]] || before_opening || warn "it still holds what was confirmed before, too"
     load "$waiting/new" || failed=$?
     if ((failed)); then
         ((failed == 1)) || load "$waiting/back" || true
@@ -403,6 +440,8 @@ confirmed() {
     begin
     waiting=$(pending)
     [[ -n $waiting ]] || die "nothing waits to be confirmed: taken back already, or confirmed"
+    # One that was started meanwhile has what was confirmed before.
+    [[ ! -e $config_dir/firewall ]] || before_opening || warn "it still holds what was confirmed before, too"
     keep "$waiting"
 }
 
@@ -421,15 +460,17 @@ boot() {
 }
 
 undo() {
-    local waiting
+    local waiting copy=0
     begin
     only=() && write_rules none "$work/none"
-    before_opening
+    # First: a daemon that starts meanwhile must not take it for what was confirmed.
+    rm -f "$config_dir/firewall"
+    before_opening || copy=1
     load "$work/none" || die "something of ours is still loaded"
     waiting=$(pending)
     [[ -z $waiting ]] || xargs -d '\n' rm -rf <<<"$waiting"
-    rm -f "$config_dir/firewall"
     at_boot disable
+    ((copy == 0)) || die "knock-daemon still holds its copy of the guard: end it, and its knock-helper"
     echo "open: nothing of ours is left"
 }
 

@@ -167,10 +167,12 @@ const PRIVILEGED: &[Privileged] = &[
             "Firewall::expect",
             "Firewall::forget",
             "Firewall::knock_on",
+            "Firewall::unguard",
             "Firewall::is_ours",
         ],
         not_reached: &[
             "Firewall::create",
+            "Firewall::guard",
             "Firewall::has_table",
             "Firewall::conntrack_helpers",
             "Firewall::sockets",
@@ -224,9 +226,24 @@ const PRIVILEGED: &[Privileged] = &[
             "Table::forget",
             "Table::each",
             "Table::knock_on",
+            "Table::unguard",
             "Table::element",
         ],
-        not_reached: &["Table::create", "explain", "TableError::fmt"],
+        not_reached: &["Table::create", "Table::guard", "explain", "TableError::fmt"],
+    },
+    Privileged {
+        file: "src/privileged/guard.rs",
+        reached: &["delete", "chain"],
+        not_reached: &[
+            "Guard::fits",
+            "create",
+            "has_table",
+            "to_service",
+            "closed",
+            "of_protocol",
+            "from_network",
+            "through",
+        ],
     },
     Privileged {
         file: "src/privileged/netlink.rs",
@@ -261,6 +278,9 @@ const PRIVILEGED: &[Privileged] = &[
             "cmp",
             "lookup",
             "accept",
+            "goto",
+            "reject_with_reset",
+            "reject_as_unreachable",
         ],
     },
 ];
@@ -284,6 +304,7 @@ const START: &[(&str, AtStart)] = &[
         "src/daemon/setup.rs",
         AtStart::AllBut(&["Setup::trial_firewall", "Setup::door", "what_is_open"]),
     ),
+    ("src/daemon/guard.rs", AtStart::AllBut(&["state"])),
     ("src/daemon/config.rs", AtStart::AllBut(&["ServiceText::fmt", "ConfigError::fmt"])),
     ("src/daemon/say.rs", AtStart::Only(&["event", "line"])),
     (
@@ -329,13 +350,15 @@ const START: &[(&str, AtStart)] = &[
     ("src/privileged/seccomp.rs", AtStart::AllBut(&["confine_iptables", "no_clone3", "iptables"])),
     (
         "src/privileged/nftables.rs",
-        AtStart::Only(&["Table::create", "Table::replace_socket", "Table::as_fd"]),
+        AtStart::Only(&["Table::create", "Table::guard", "Table::replace_socket", "Table::as_fd"]),
     ),
     (
         "src/privileged/netlink.rs",
         AtStart::Only(&["Netlink::open", "Netlink::replace_socket", "Netlink::as_fd"]),
     ),
     ("src/privileged/ruleset.rs", AtStart::AllBut(&[])),
+    ("src/privileged/guard.rs", AtStart::AllBut(&["delete", "chain"])),
+    ("src/privileged/firewall.rs", AtStart::Only(&["Firewall::guard"])),
     ("src/privileged/expression.rs", AtStart::AllBut(&["limit_to_one", "other", "number"])),
 ];
 

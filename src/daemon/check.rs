@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::door::Means;
 use super::failure::Failure;
+use super::guard;
 use super::setup::Setup;
 use super::source::{self, Opened};
 use crate::privileged;
@@ -33,6 +34,10 @@ pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
         Err(failure) => found.problem("user", failure),
     }
     firewall(setup, &mut found);
+    match guard::state(setup) {
+        guard::State::Note(note) => say("guard", note),
+        guard::State::Problem(problem) => found.problem("guard", problem),
+    }
 
     match setup.source() {
         Ok(source) => log(&source, &mut found),

@@ -46,5 +46,6 @@ Examples:
 A valid knock gets its sender one connection to the port it asks for, within a few seconds; then
 the door is shut again. Start it as root: it opens what it needs, hands the firewall to a helper
 that can do nothing else, and goes on as an ordinary user. Events go to stderr, a line each;
-`ready` once it watches. SIGTERM ends it and shuts every open door.
+`ready` once it watches. SIGTERM ends it and shuts every open door; SIGUSR1 has it drop its copy of
+what `minimal-firewall.sh --only` closed, which that program asks for when it opens.
 Exit status: 0 ended as told, 1 could not go on, 2 wrong usage.";

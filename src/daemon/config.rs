@@ -161,23 +161,7 @@ impl fmt::Display for ServiceText {
 impl Config {
     /// Reads `config` in `config_dir`. Root acts on what it says, so it must be root's alone to write.
     pub fn load(config_dir: &Path) -> Result<Self, ConfigError> {
-        let path = config_dir.join("config");
-        let error = |kind| ConfigError { path: path.clone(), kind };
-        let file =
-            match OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&path) {
-                Ok(file) => file,
-                Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-                Err(why) => return Err(error(Kind::Unreadable(why))),
-            };
-        let metadata = file.metadata().map_err(|why| error(Kind::Unreadable(why)))?;
-        // The beginning of a config may allow what its end takes back.
-        if metadata.len() > MAX_LEN {
-            return Err(error(Kind::TooLarge));
-        }
-        profile::roots_alone(&path).map_err(|why| error(Kind::NotRoots(why)))?;
-        let mut bytes = Vec::new();
-        file.take(MAX_LEN).read_to_end(&mut bytes).map_err(|why| error(Kind::Unreadable(why)))?;
-        Self::parse(&bytes).map_err(|why| error(Kind::Wrong(why)))
+        Ok(read(&config_dir.join("config"), Self::parse)?.unwrap_or_default())
     }
 
     /// Parses the bytes of a `config`.
@@ -213,6 +197,28 @@ impl Config {
         ini.finish()?;
         Ok(config)
     }
+}
+
+/// A file in the config directory, read whole and parsed. None: there is none.
+pub(super) fn read<T>(
+    path: &Path,
+    parse: impl FnOnce(&[u8]) -> Result<T, String>,
+) -> Result<Option<T>, ConfigError> {
+    let error = |kind| ConfigError { path: path.to_owned(), kind };
+    let file = match OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path) {
+        Ok(file) => file,
+        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(why) => return Err(error(Kind::Unreadable(why))),
+    };
+    let metadata = file.metadata().map_err(|why| error(Kind::Unreadable(why)))?;
+    // The beginning of a config may allow what its end takes back.
+    if metadata.len() > MAX_LEN {
+        return Err(error(Kind::TooLarge));
+    }
+    profile::roots_alone(path).map_err(|why| error(Kind::NotRoots(why)))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_LEN).read_to_end(&mut bytes).map_err(|why| error(Kind::Unreadable(why)))?;
+    parse(&bytes).map(Some).map_err(|why| error(Kind::Wrong(why)))
 }
 
 fn firewall(ini: &mut Ini) -> Result<Option<FirewallKind>, String> {

@@ -6,7 +6,7 @@
 //! door, guest, policy  what a SYN means                    watch      the loop
 //! meter, wrong         what strangers may cost             outcome    what came of it
 //! check                `--check`                           say        what is said, and how
-//! unread               lines that tell of no knock
+//! unread               lines that tell of no knock           guard      what is closed, and our copy of it
 //! ```
 //!
 //! It may read files that it opened as root, and one log; it starts no programs and opens no sockets.
@@ -17,6 +17,7 @@ pub mod config;
 mod door;
 mod expected;
 mod failure;
+mod guard;
 mod guest;
 pub mod line;
 mod meter;

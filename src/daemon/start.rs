@@ -3,20 +3,22 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::libc::{O_CREAT, O_NOFOLLOW};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{SFlag, fstat};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid};
 
 use super::door::{Door, Listening, Means};
 use super::failure::Failure;
+use super::guard;
 use super::said::Prefixes;
 use super::sandbox;
 use super::say;
@@ -38,6 +40,7 @@ pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
     let firewall = setup.firewall(&log_rules)?;
     let means = setup.means(&firewall);
     cap_writing()?;
+    let firewall = guard::hold(setup, firewall);
     let mut helper = privileged::split(firewall, &limits, &user).map_err(Failure::NoHelper)?;
 
     let prepared = prepare(setup, &user, limits, means, helper.pid());
@@ -164,10 +167,25 @@ fn lock(setup: &Setup) -> Result<File, Failure> {
     how.read(true).mode(0o600).custom_flags(O_CREAT | O_NOFOLLOW);
     let lock = how.open(dir.join("lock")).map_err(|why| Failure::ConfigDir(dir.clone(), why))?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
+        Ok(()) => {
+            // Whoever reads there which process to send it to must not end us with it before we listen.
+            SigSet::from(Signal::SIGUSR1)
+                .thread_block()
+                .and_then(|()| sign(&dir.join("lock"), &setup.table))
+                .map_err(|why| Failure::ConfigDir(dir.clone(), why.into()))?;
+            Ok(lock)
+        }
         Err(std::fs::TryLockError::WouldBlock) => Err(Failure::Locked(dir.clone())),
         Err(std::fs::TryLockError::Error(why)) => Err(Failure::ConfigDir(dir.clone(), why)),
     }
+}
+
+/// Says in the lock who holds it, and which table that process has: minimal-firewall.sh reads it, to have our copy of the
+/// guard dropped.
+fn sign(lock: &Path, table: &str) -> Result<(), Errno> {
+    let open = File::options().write(true).truncate(true).custom_flags(O_NOFOLLOW).open(lock);
+    open.and_then(|mut file| writeln!(file, "{} {table}", getpid()))
+        .map_err(|why| why.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
 }
 
 /// Each profile keeps its counter open.
@@ -202,10 +220,11 @@ fn cap_writing() -> Result<(), Failure> {
 /// (it must outlive a terminal, or a Ctrl-C) stays ignored: a signal that is blocked would be queued all the same.
 fn take_signals() -> io::Result<SignalFd> {
     let ignored = ignored_signals()?;
-    let taken: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
+    let mut taken: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
         .into_iter()
         .filter(|&signal| ignored >> (signal as i32 - 1) & 1 == 0)
         .collect();
+    taken.add(Signal::SIGUSR1);
     taken.thread_block()?;
     Ok(SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }

@@ -19,7 +19,7 @@ use super::said::{Prefixes, Said};
 use super::say;
 use super::source::{PortSet, Source};
 use super::unread::{Unread, Verdict};
-use crate::privileged::Helper;
+use crate::privileged::{Helper, Reply};
 use crate::syn::LoggedSyn;
 
 /// What the loop works with.
@@ -38,8 +38,8 @@ impl Watch {
     pub(super) fn run(mut self) -> Result<(), Failure> {
         let wanted = self.door.wanted_ports();
         loop {
-            let woken = self.wait()?;
-            if woken.signal && self.is_told_to_stop()? {
+            let mut woken = self.wait()?;
+            if woken.signal && self.is_told_to_stop(&mut woken.helper_gone)? {
                 say::event("told to stop; closing what is open");
                 let _ = self.helper.end();
                 return Ok(());
@@ -74,12 +74,24 @@ impl Watch {
     }
 
     /// Takes the signals that have come. A SIGHUP asks a daemon to read its config again, which this one cannot: it says so.
-    fn is_told_to_stop(&self) -> Result<bool, Failure> {
-        let next = || self.signals.read_signal();
+    fn is_told_to_stop(&mut self, helper_gone: &mut bool) -> Result<bool, Failure> {
         let hangup = Signal::SIGHUP as u32;
-        while let Some(signal) =
-            next().map_err(|why| Failure::System("cannot read a signal", why.into()))?
+        while let Some(signal) = self
+            .signals
+            .read_signal()
+            .map_err(|why| Failure::System("cannot read a signal", why.into()))?
         {
+            if signal.ssi_signo == Signal::SIGUSR1 as u32 {
+                match self.helper.ask_unguard() {
+                    Ok(Reply::Done) => say::event("guard: dropped, as told"),
+                    Ok(other) => say::event(format_args!("guard: cannot be dropped: {other:?}")),
+                    Err(error) => {
+                        say::event(error);
+                        *helper_gone = true;
+                    }
+                }
+                continue;
+            }
             if signal.ssi_signo != hangup {
                 return Ok(true);
             }

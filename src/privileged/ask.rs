@@ -113,6 +113,11 @@ impl Helper {
         self.ask_in_parts(ports, Message::KnockPorts)
     }
 
+    /// Asks the helper to drop our copy of the guard. [`Reply::Done`], too, where there is none.
+    pub fn ask_unguard(&mut self) -> Result<Reply, HelperGone> {
+        self.ask(&Message::Unguard)
+    }
+
     fn ask_in_parts<T: Copy>(
         &mut self,
         all: &[T],

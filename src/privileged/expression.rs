@@ -1,7 +1,7 @@
 //! The words that `nf_tables` rules are made of: one function each, named as `nft --debug=netlink` names them.
 //!
 //! Uses the crate's typed attributes where it has them and numbers from the kernel's `nf_tables.h` where it has not
-//! (`ct`, `limit`, `fib`, `log`, `dynset`).
+//! (`ct`, `limit`, `fib`, `log`, `dynset`, `reject`).
 
 #![forbid(unsafe_code)]
 
@@ -134,6 +134,30 @@ pub(super) fn accept() -> Expression {
         Immediate::Data(verdict),
     ])
     .into()
+}
+
+/// Goes on in another chain, and does not come back.
+pub(super) fn goto(chain: &str) -> Expression {
+    let verdict =
+        vec![VerdictAttribute::Code(Verdict::Goto), VerdictAttribute::Chain(chain.to_owned())];
+    Expressions::Immediate(vec![
+        Immediate::DestinationRegister(Register::Verdict),
+        Immediate::Data(DataAttribute::Verdict(verdict)),
+    ])
+    .into()
+}
+
+/// Refuses a TCP packet as a host does where nothing listens.
+pub(super) fn reject_with_reset() -> Expression {
+    const RESET: u32 = 1;
+    other("reject", vec![number(1, RESET)])
+}
+
+/// Refuses any other packet so, by the ICMP error of its family.
+pub(super) fn reject_as_unreachable() -> Expression {
+    const ICMPX: u32 = 2;
+    const PORT_UNREACHABLE: u8 = 1;
+    other("reject", vec![number(1, ICMPX), DefaultNla::new(2, vec![PORT_UNREACHABLE])])
 }
 
 fn other(name: &str, attributes: Vec<DefaultNla>) -> Expression {

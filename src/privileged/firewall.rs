@@ -13,7 +13,7 @@ use super::conntrack::{Expectations, MODULES};
 use super::netlink::Netlink;
 use super::nftables::Table;
 use super::route::Routes;
-use super::{LogRules, Request, TableError};
+use super::{Guard, LogRules, Request, TableError};
 
 /// What a grant is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +87,15 @@ impl Firewall {
         self.expectations.as_ref().map(Expectations::helpers)
     }
 
+    /// Closes services to strangers in our table, too, so that nobody else's `flush ruleset` opens them. For the conntrack
+    /// back end alone: the rules let pass what is `related`, and know no mark.
+    pub fn guard(&mut self, guard: &Guard) -> Result<(), Errno> {
+        match (&self.expectations, &self.table) {
+            (Some(_), Some(table)) if guard.fits() => table.guard(&mut self.netlink, guard),
+            _ => Err(Errno::EOPNOTSUPP),
+        }
+    }
+
     /// Admits a connection, or renews what is open already. All or nothing.
     pub fn open(&mut self, request: &Request) -> Result<(), Errno> {
         match (&mut self.expectations, &self.table) {
@@ -127,6 +136,11 @@ impl Firewall {
     pub(super) fn knock_on(&mut self, ports: &[u16]) -> Result<(), Errno> {
         let table = self.table.as_ref().ok_or(Errno::EOPNOTSUPP)?;
         table.knock_on(&mut self.netlink, ports)
+    }
+
+    /// Closes services no longer: another program's rules are left to do so.
+    pub(super) fn unguard(&mut self) -> Result<(), Errno> {
+        self.table.as_ref().map_or(Ok(()), |table| table.unguard(&mut self.netlink))
     }
 
     /// Whether `address` is one of this host now.

@@ -1,6 +1,6 @@
 //! The loop that runs with a privilege. All that reaches it is 512 bytes at a time; all that it can do is let one address
-//! reach one port for some seconds, within limits that root set before, and have the kernel log a SYN or not. It parses no
-//! text and knows no profile, key or log.
+//! reach one port for some seconds, within limits that root set before, have the kernel log a SYN or not, and drop our copy
+//! of the guard. It parses no text and knows no profile, key or log.
 
 #![forbid(unsafe_code)]
 
@@ -42,6 +42,7 @@ pub(super) fn answer_requests(
             Message::Expect(numbers) => answer(firewall.expect(&numbers), Reply::Done),
             Message::Forget(numbers) => answer(firewall.forget(&numbers), Reply::Done),
             Message::KnockPorts(ports) => answer(firewall.knock_on(&ports), Reply::Done),
+            Message::Unguard => answer(firewall.unguard(), Reply::Done),
             Message::End => return Ok(()),
         };
         write(&replies, &reply.encode()).map_err(End::Pipe)?;

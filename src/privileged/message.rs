@@ -6,7 +6,7 @@
 //! request, 512 bytes                                    reply, 8 bytes
 //!  0      version (2)                                    0     version (2)
 //!  1      what: 1 open, 2 end, 3 close, 4 expect,        1     status: 0 ready, 1 opened, 2 full,
-//!               5 forget, 6 knock ports                          3 full for this source, 4 failed, 5 done,
+//!               5 forget, 6 knock ports, 7 unguard               3 full for this source, 4 failed, 5 done,
 //!                                                                6 not our address, 7 our own address
 //! open, close                                            2..4  zero
 //!  2      family: 4 or 6                                 4..8  errno, for status 4; else zero
@@ -43,6 +43,7 @@ const CLOSE: u8 = 3;
 const EXPECT: u8 = 4;
 const FORGET: u8 = 5;
 const KNOCK_PORTS: u8 = 6;
+const UNGUARD: u8 = 7;
 const FAMILY_4: u8 = 4;
 const FAMILY_6: u8 = 6;
 
@@ -105,6 +106,8 @@ pub enum Message {
     Forget(Vec<u32>),
     /// Log SYNs with an acknowledgement number to these ports.
     KnockPorts(Vec<u16>),
+    /// Drop our copy of the guard.
+    Unguard,
     /// End, there is nothing wrong: the last message, so that a pipe that just ends tells of the daemon's death.
     End,
 }
@@ -122,7 +125,7 @@ pub enum Reply {
     FullForSource,
     /// The kernel refused, with this `errno`. Nothing was opened.
     Failed(i32),
-    /// Closed, expected, forgotten.
+    /// Closed, expected, forgotten, dropped.
     Done,
     /// The destination is not an address of this host now. Nothing was changed.
     NotOurs,
@@ -145,6 +148,7 @@ impl Message {
             Self::KnockPorts(ports) => {
                 numbers_into(&mut bytes, KNOCK_PORTS, ports.iter().map(|&port| port.into()))
             }
+            Self::Unguard => UNGUARD,
             Self::End => END,
         };
         [bytes[0], bytes[1]] = [VERSION, kind];
@@ -167,6 +171,7 @@ impl Message {
                     numbers_in(bytes).into_iter().map(u16::try_from).collect();
                 Self::KnockPorts(ports.ok()?)
             }
+            UNGUARD => Self::Unguard,
             END => Self::End,
             _ => return None,
         };
@@ -339,6 +344,7 @@ mod tests {
                 padded(&[2, 6, 0, 2, 0, 0, 2, 154, 0, 0, 255, 255]),
             ),
             (Message::Expect(vec![]), padded(&[2, 4])),
+            (Message::Unguard, padded(&[2, 7])),
             (Message::End, padded(&[2, 2])),
         ]
     }
@@ -404,13 +410,17 @@ mod tests {
             }
         };
         let open = Message::Open(V4).encode();
-        refused(open, &[(0, 1), (0, 3), (1, 0), (1, 2), (1, 7), (2, 0), (2, 10), (3, 1), (3, 0)]);
+        refused(
+            open,
+            &[(0, 1), (0, 3), (1, 0), (1, 2), (1, 7), (1, 8), (2, 0), (2, 10), (3, 1), (3, 0)],
+        );
         refused(
             open,
             &[(8, 0), (8, 3), (9, 0), (9, 5), (10, 1), (20, 1), (31, 1), (36, 1), (48, 1)],
         );
         refused(open, &[(511, 255)]);
-        refused(Message::End.encode(), &[(2, 1), (511, 1)]);
+        refused(Message::End.encode(), &[(1, 8), (2, 1), (511, 1)]);
+        refused(Message::Unguard.encode(), &[(1, 8), (2, 1), (511, 1)]);
         let expect = Message::Expect(vec![1]).encode();
         refused(expect, &[(2, 1), (3, 0), (3, 128), (8, 1), (511, 1)]);
         refused(Message::KnockPorts(vec![666]).encode(), &[(4, 1), (5, 1)]);

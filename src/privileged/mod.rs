@@ -4,10 +4,11 @@
 //! ```text
 //! once, at the start, as root
 //!   firewall   what the helper can change, set up: conntrack (expectations) or nftables (our table), made of ruleset and
-//!              log_rules, expression and attribute (their words), netlink (the talk); route (what is our address)
+//!              log_rules, expression and attribute (their words), netlink (the talk); route (what is our address);
+//!              guard (a copy of the rules that close services)
 //!   split      the fork; then, in the helper: drop (privileges), seccomp (system calls)
 //! then, for each request
-//!   ask        the daemon's end: ask_open, ask_close, ask_expect, ask_forget, ask_knock_ports
+//!   ask        the daemon's end: ask_open, ask_close, ask_expect, ask_forget, ask_knock_ports, ask_unguard
 //!   message    the bytes on the two pipes
 //!   helper     the loop: read, decode, check, apply, reply (answer_open, answer_close)
 //!   limits     what root allows anyone to be granted
@@ -27,6 +28,7 @@ mod drop;
 mod expression;
 mod firewall;
 mod grants;
+mod guard;
 mod helper;
 mod limits;
 mod log_rules;
@@ -45,6 +47,7 @@ pub use ask::{Ended, Helper, HelperGone};
 pub use drop::{DropError, Ids, drop_to};
 pub use firewall::{BackEnd, Firewall, FirewallError};
 pub use grants::Grants;
+pub use guard::{Guard, has_table};
 pub use limits::{Limits, Refusal, Service};
 pub use log_rules::LogRules;
 pub use message::{MAX_NUMBERS, Message, Protocol, REPLY_LEN, REQUEST_LEN, Reply, Request, Spend};

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 
 use super::expression::limit_to_one;
 use super::netlink::{Netlink, Refused};
-use super::{LogRules, Request, log_rules, ruleset};
+use super::{Guard, LogRules, Request, guard, log_rules, ruleset};
 
 /// How many sequence numbers there may be to log: a set of a million takes some 100 MB of the kernel's memory.
 pub const MAX_EXPECTED: usize = 1_000_000;
@@ -146,6 +146,19 @@ impl Table {
         netlink
             .transact(&[(NfTablesMessage::NewSetElement(ports), NLM_F_CREATE)])
             .map_err(|refused| refused.errno)
+    }
+
+    /// Closes services to strangers.
+    pub(super) fn guard(&self, netlink: &mut Netlink, guard: &Guard) -> Result<(), Errno> {
+        netlink.transact(&guard::create(&self.name, guard)).map_err(|refused| refused.errno)
+    }
+
+    /// Does so no longer. If it did not, that is fine.
+    pub(super) fn unguard(&self, netlink: &mut Netlink) -> Result<(), Errno> {
+        match netlink.transact(&guard::delete(&self.name)) {
+            Err(refused) if refused.errno != Errno::ENOENT => Err(refused.errno),
+            _ => Ok(()),
+        }
     }
 
     fn element(&self, request: &Request) -> SetElementMessage {

@@ -1,16 +1,19 @@
-//! `scripts/guard.nft`, attacked with real packets: what it closes stays shut to strangers, and nothing else changes.
+//! `scripts/guard.nft`, attacked with real packets: what it closes stays shut to strangers, and nothing else changes. The
+//! same holds of the copy that a daemon has.
 
 use std::io::{ErrorKind, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt::Linger};
 use pnet::packet::tcp::TcpFlags;
 
 use crate::firewall_script::{TOOLS, Tools, firewall, firewall_with};
 use crate::grant::Admits;
 use crate::net::{FAMILIES, Family, Host, Net};
-use crate::process::{SOON, wait_until};
+use crate::process::{Running, SOON, wait_until};
 use crate::talk::{Reach, is_alive};
 use crate::wire::{Route, make_segment, send_frames};
 
@@ -21,7 +24,52 @@ const UDP_PORT: u16 = 51820;
 const OPEN: u16 = 80;
 const UNUSED: u16 = 23;
 
-/// Closes the two ports, and more options.
+/// Who holds the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    /// The script's own table.
+    Script,
+    /// A daemon's copy alone.
+    Daemon,
+}
+
+const HOLDERS: [Holder; 2] = [Holder::Script, Holder::Daemon];
+
+/// A daemon that holds the rules, until this is dropped.
+struct Held(Option<Running>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(daemon) = &mut self.0 else { return };
+        daemon.signal(Signal::SIGTERM);
+        if !std::thread::panicking() {
+            daemon.wait_for_end();
+        }
+    }
+}
+
+impl Holder {
+    /// Closes the two ports, and more options.
+    fn guard(self, net: &Net, more: &[&str]) -> Held {
+        guard(net, more);
+        if self == Self::Script {
+            return Held(None);
+        }
+        let etc = net.path("etc");
+        if !etc.join("profiles").exists() {
+            let mut made = Command::new(env!("CARGO_BIN_EXE_knock-genprofile"));
+            made.arg("--config-dir").arg(&etc).args(["client", "666"]);
+            assert!(made.output().unwrap().status.success());
+        }
+        let mut command = net.server.command(env!("CARGO_BIN_EXE_knock-daemon"));
+        command.arg("--config-dir").arg(&etc).args(["--user", "nobody", "--log", "kmsg"]);
+        let mut daemon = Running::start(&mut command);
+        daemon.wait_for_line("ready", |line| line == "ready");
+        net.server.run(&["nft", "delete", "table", "inet", "knockknock_guard"]);
+        Held(Some(daemon))
+    }
+}
+
 fn guard(net: &Net, more: &[&str]) {
     firewall(net, &[&["--only", "tcp/22,udp/51820"][..], more].concat());
 }
@@ -64,9 +112,15 @@ pub(crate) fn assert_refused(answer: std::io::Result<usize>) {
 
 #[test]
 fn strangers_are_refused_and_a_grant_lets_one_connection_in() {
+    for holder in HOLDERS {
+        strangers_are_refused_and_a_grant_lets_one_connection_in_by(holder);
+    }
+}
+
+fn strangers_are_refused_and_a_grant_lets_one_connection_in_by(holder: Holder) {
     let net = Net::lan();
     let services = [PORT, OPEN].map(|port| net.server.echo(port));
-    guard(&net, &[]);
+    let _held = holder.guard(&net, &[]);
     for (slot, family) in (1..).zip(FAMILIES) {
         let to = server(&net, family, PORT);
         for from in [&net.client, &net.other] {
@@ -84,8 +138,14 @@ fn strangers_are_refused_and_a_grant_lets_one_connection_in() {
 
 #[test]
 fn a_udp_service_hears_nothing_but_who_was_granted() {
+    for holder in HOLDERS {
+        a_udp_service_hears_nothing_but_who_was_granted_by(holder);
+    }
+}
+
+fn a_udp_service_hears_nothing_but_who_was_granted_by(holder: Holder) {
     let net = Net::lan();
-    guard(&net, &[]);
+    let _held = holder.guard(&net, &[]);
     for (slot, family) in (1..).zip(FAMILIES) {
         let to = server(&net, family, UDP_PORT);
         let service = udp(&net.server, family, UDP_PORT);
@@ -145,9 +205,15 @@ fn alive_only(streams: &[TcpStream]) {
 
 #[test]
 fn the_host_reaches_its_own_services_by_every_address() {
+    for holder in HOLDERS {
+        the_host_reaches_its_own_services_by_every_address_by(holder);
+    }
+}
+
+fn the_host_reaches_its_own_services_by_every_address_by(holder: Holder) {
     let net = Net::lan();
     let _service = net.server.echo(PORT);
-    guard(&net, &[]);
+    let _held = holder.guard(&net, &[]);
     let own: [IpAddr; 5] = [
         net.server.ipv4.into(),
         net.server.ipv6.into(),
@@ -168,8 +234,14 @@ fn the_host_reaches_its_own_services_by_every_address() {
 
 #[test]
 fn what_the_host_begins_is_answered() {
+    for holder in HOLDERS {
+        what_the_host_begins_is_answered_by(holder);
+    }
+}
+
+fn what_the_host_begins_is_answered_by(holder: Holder) {
     let net = Net::lan();
-    guard(&net, &[]);
+    let _held = holder.guard(&net, &[]);
     for family in FAMILIES {
         // A WireGuard that calls its peer: from the closed port, to the peer's.
         let (service, peer) =
@@ -189,8 +261,14 @@ fn what_the_host_begins_is_answered() {
 
 #[test]
 fn broadcast_and_multicast_to_a_closed_port_are_not_heard() {
+    for holder in HOLDERS {
+        broadcast_and_multicast_to_a_closed_port_are_not_heard_by(holder);
+    }
+}
+
+fn broadcast_and_multicast_to_a_closed_port_are_not_heard_by(holder: Holder) {
     let net = Net::lan();
-    guard(&net, &[]);
+    let _held = holder.guard(&net, &[]);
     // What goes to the open port comes after what went to the closed one.
     let ports = [UDP_PORT, UDP_PORT + 1];
     let everybody: [SocketAddr; 3] = [
@@ -259,6 +337,12 @@ fn route_to(net: &Net, container: &Host) {
 
 #[test]
 fn published_ports_are_closed_by_the_port_that_clients_see() {
+    for holder in HOLDERS {
+        published_ports_are_closed_by_the_port_that_clients_see_by(holder);
+    }
+}
+
+fn published_ports_are_closed_by_the_port_that_clients_see_by(holder: Holder) {
     let net = Net::lan();
     let container = net.container();
     publish(&net, &container);
@@ -266,7 +350,7 @@ fn published_ports_are_closed_by_the_port_that_clients_see() {
     for family in FAMILIES {
         assert_eq!(reach(&net.client, server(&net, family, PORT)), Reach::Connected);
     }
-    guard(&net, &[]);
+    let _held = holder.guard(&net, &[]);
     for (slot, family) in (1..).zip(FAMILIES) {
         let accepted = service.accepted();
         let to = server(&net, family, PORT);
@@ -291,6 +375,12 @@ fn published_ports_are_closed_by_the_port_that_clients_see() {
 
 #[test]
 fn forwarded_traffic_and_containers_are_left_alone() {
+    for holder in HOLDERS {
+        forwarded_traffic_and_containers_are_left_alone_by(holder);
+    }
+}
+
+fn forwarded_traffic_and_containers_are_left_alone_by(holder: Holder) {
     let net = Net::lan();
     let container = net.container();
     publish(&net, &container);
@@ -300,7 +390,7 @@ fn forwarded_traffic_and_containers_are_left_alone() {
     for (to, via) in [("10.68.1.0/24", "10.66.1.1"), ("fd68::/64", "fd66:0:0:1::1")] {
         net.other.run(&["ip", "route", "add", to, "via", via]);
     }
-    guard(&net, &[]);
+    let held = holder.guard(&net, &[]);
     for family in FAMILIES {
         let (inside, outside) = (container.address(family), net.client.address(family));
         assert_eq!(net.client.can_connect(inside, PORT, SOON), Reach::Connected, "passing through");
@@ -320,7 +410,8 @@ fn forwarded_traffic_and_containers_are_left_alone() {
         net.client.inside(|| TcpStream::connect_timeout(&SocketAddr::new(nowhere, PORT), SOON));
     assert_eq!(error.unwrap_err().kind(), ErrorKind::NetworkUnreachable, "the ICMP error, no RST");
 
-    guard(&net, &["--except-interface", "kk-br*"]);
+    drop(held);
+    let _held = holder.guard(&net, &["--except-interface", "kk-br*"]);
     for family in FAMILIES {
         assert_eq!(reach(&container, server(&net, family, PORT)), Reach::Connected);
         assert_eq!(reach(&net.client, server(&net, family, PORT)), Reach::Refused);
@@ -329,9 +420,16 @@ fn forwarded_traffic_and_containers_are_left_alone() {
 
 #[test]
 fn excepted_networks_come_in_without_a_knock() {
+    for holder in HOLDERS {
+        excepted_networks_come_in_without_a_knock_by(holder);
+    }
+}
+
+fn excepted_networks_come_in_without_a_knock_by(holder: Holder) {
     let net = Net::lan();
     let _service = net.server.echo(PORT);
-    guard(&net, &["--except", "10.66.1.2", "--except=10.66.1.2/31,fd66:0:0:2::/64"]);
+    let _held =
+        holder.guard(&net, &["--except", "10.66.1.2", "--except=10.66.1.2/31,fd66:0:0:2::/64"]);
     for family in FAMILIES {
         // 10.66.1.3 is the other host: part of the /31.
         let other = if family == Family::V4 { Reach::Connected } else { Reach::Refused };
@@ -367,11 +465,19 @@ fn answered(host: &Host, kind: &str, port: u16) -> Vec<u16> {
 
 #[test]
 fn no_odd_packet_is_an_entrance_or_tells_the_port_from_one_where_nothing_listens() {
+    for holder in HOLDERS {
+        no_odd_packet_is_an_entrance_or_tells_the_port_from_one_where_nothing_listens_by(holder);
+    }
+}
+
+fn no_odd_packet_is_an_entrance_or_tells_the_port_from_one_where_nothing_listens_by(
+    holder: Holder,
+) {
     let net = Net::lan();
     let service = net.server.echo(PORT);
     // The worst setting: any ACK may complete a handshake that the host does not remember.
     net.server.run(&["sysctl", "-q", "net.ipv4.tcp_syncookies=2"]);
-    guard(&net, &[]);
+    let _held = holder.guard(&net, &[]);
     watch_answers(&net.client);
     let (fin, syn, rst, psh, ack, urg) =
         (TcpFlags::FIN, TcpFlags::SYN, TcpFlags::RST, TcpFlags::PSH, TcpFlags::ACK, TcpFlags::URG);
@@ -454,12 +560,16 @@ fn data_in_a_fast_open_syn_does_not_arrive() {
 
 #[test]
 fn a_granted_syn_that_is_sent_again_gets_in() {
-    for (lossy, where_) in
-        [("server", "output priority -300"), ("client", "prerouting priority -300")]
-    {
+    let [server_s, client_s] = ["output priority -300", "prerouting priority -300"];
+    for (lossy, where_, holder) in [
+        ("server", server_s, Holder::Script),
+        ("server", server_s, Holder::Daemon),
+        ("client", client_s, Holder::Script),
+        ("client", client_s, Holder::Daemon),
+    ] {
         let net = Net::lan();
         let _service = net.server.echo(PORT);
-        guard(&net, &[]);
+        let _held = holder.guard(&net, &[]);
         let host = if lossy == "server" { &net.server } else { &net.client };
         host.nft(&format!(
             "table inet loss {{
@@ -481,10 +591,16 @@ fn a_granted_syn_that_is_sent_again_gets_in() {
 
 #[test]
 fn a_granted_handshake_with_syn_cookies_gets_in() {
+    for holder in HOLDERS {
+        a_granted_handshake_with_syn_cookies_gets_in_by(holder);
+    }
+}
+
+fn a_granted_handshake_with_syn_cookies_gets_in_by(holder: Holder) {
     let net = Net::lan();
     let _service = net.server.echo(PORT);
     net.server.run(&["sysctl", "-q", "net.ipv4.tcp_syncookies=2"]);
-    guard(&net, &[]);
+    let _held = holder.guard(&net, &[]);
     for (slot, family) in (1..).zip(FAMILIES) {
         let to = server(&net, family, PORT);
         net.server.grant(slot, net.client.address(family), "tcp", to, Admits::One);
@@ -498,10 +614,16 @@ fn a_granted_handshake_with_syn_cookies_gets_in() {
 /// not: whoever has its ports now must not begin another one on them.
 #[test]
 fn a_dead_connection_s_ports_let_no_other_in() {
+    for holder in HOLDERS {
+        a_dead_connection_s_ports_let_no_other_in_by(holder);
+    }
+}
+
+fn a_dead_connection_s_ports_let_no_other_in_by(holder: Holder) {
     let net = Net::lan();
     let to = server(&net, Family::V4, PORT);
     let listener = net.server.inside(|| TcpListener::bind(to).unwrap());
-    guard(&net, &[]);
+    let _held = holder.guard(&net, &[]);
     net.server.grant(1, net.client.ipv4.into(), "tcp", to, Admits::One);
     let mut client = net.client.connect(to.ip(), PORT, SOON).unwrap();
     let (service, from) = listener.accept().unwrap();

@@ -36,6 +36,7 @@ mod flood;
 mod forged;
 mod grant;
 mod guard;
+mod guard_copy;
 mod handshake;
 mod harness;
 mod many;

@@ -217,8 +217,9 @@ fn messages() -> Vec<Vec<u8>> {
     });
     let many = hosts.flat_map(|request| [&[1], &Message::Open(request).encode()[..]].concat());
     messages.push([any_tcp.clone(), many.collect()].concat());
-    let numbers = [Message::Expect((0..127).collect()), Message::Forget(vec![7]), Message::End];
-    for message in numbers.into_iter().chain([Message::KnockPorts(vec![666, 65_535])]) {
+    let numbers = [Message::Expect((0..127).collect()), Message::Forget(vec![7]), Message::Unguard];
+    for message in numbers.into_iter().chain([Message::KnockPorts(vec![666, 65_535]), Message::End])
+    {
         messages.push([&any_tcp[..], &[1], &message.encode()].concat());
     }
     let replies = [Reply::Ready, Reply::Full, Reply::Failed(-7)].map(Reply::encode).concat();

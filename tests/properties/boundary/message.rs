@@ -77,7 +77,7 @@ fn decoded(bytes: &[u8; REQUEST_LEN]) -> Option<Message> {
                     && is_address(bytes[9], 32)
                     && ends_at(48)
             }
-            2 => ends_at(2),
+            2 | 7 => ends_at(2),
             kind @ 4..=6 => {
                 let ports = (0..count.min(MAX_NUMBERS)).map(|nth| &bytes[4 + 4 * nth..6 + 4 * nth]);
                 count <= MAX_NUMBERS
