@@ -122,7 +122,14 @@ struct Privileged {
 const PRIVILEGED: &[Privileged] = &[
     Privileged {
         file: "src/privileged/helper.rs",
-        reached: &["answer_requests", "answer_open", "answer_close", "answer", "next_request"],
+        reached: &[
+            "answer_requests",
+            "answer_open",
+            "answer_close",
+            "answer_rules",
+            "answer",
+            "next_request",
+        ],
         not_reached: &["End::fmt"],
     },
     Privileged {
@@ -232,6 +239,11 @@ const PRIVILEGED: &[Privileged] = &[
         not_reached: &["Table::create", "Table::guard", "explain", "TableError::fmt"],
     },
     Privileged {
+        file: "src/privileged/log_rules.rs",
+        reached: &["elements"],
+        not_reached: &["create", "expected", "to_knock_port", "came_in", "is_local", "label"],
+    },
+    Privileged {
         file: "src/privileged/guard.rs",
         reached: &["delete", "chain"],
         not_reached: &[
@@ -267,8 +279,12 @@ const PRIVILEGED: &[Privileged] = &[
     },
     Privileged {
         file: "src/privileged/expression.rs",
-        reached: &["limit_to_one", "other", "number"],
+        reached: &["limit_to_one", "limit", "other"],
         not_reached: &[
+            "daddr_type",
+            "update",
+            "log",
+            "immediate",
             "payload_load",
             "meta_load",
             "meta_set",
@@ -347,19 +363,40 @@ const START: &[(&str, AtStart)] = &[
     ("src/privileged/split.rs", AtStart::AllBut(&["live", "SplitError::fmt"])),
     ("src/privileged/ask.rs", AtStart::Only(&["Helper::new", "Helper::when_ready"])),
     ("src/privileged/drop.rs", AtStart::AllBut(&["DropError::fmt"])),
-    ("src/privileged/seccomp.rs", AtStart::AllBut(&["confine_iptables", "no_clone3", "iptables"])),
-    (
-        "src/privileged/nftables.rs",
-        AtStart::Only(&["Table::create", "Table::guard", "Table::replace_socket", "Table::as_fd"]),
-    ),
+    ("src/privileged/seccomp.rs", AtStart::AllBut(&[])),
+    ("src/privileged/nftables.rs", AtStart::Only(&["Table::create", "Table::guard"])),
     (
         "src/privileged/netlink.rs",
         AtStart::Only(&["Netlink::open", "Netlink::replace_socket", "Netlink::as_fd"]),
     ),
     ("src/privileged/ruleset.rs", AtStart::AllBut(&[])),
     ("src/privileged/guard.rs", AtStart::AllBut(&["delete", "chain"])),
-    ("src/privileged/firewall.rs", AtStart::Only(&["Firewall::guard"])),
-    ("src/privileged/expression.rs", AtStart::AllBut(&["limit_to_one", "other", "number"])),
+    (
+        "src/privileged/firewall.rs",
+        AtStart::Only(&[
+            "Firewall::create",
+            "Firewall::guard",
+            "Firewall::has_table",
+            "Firewall::conntrack_helpers",
+            "Firewall::sockets",
+            "Firewall::replace_sockets",
+        ]),
+    ),
+    (
+        "src/privileged/conntrack.rs",
+        AtStart::Only(&[
+            "Expectations::new",
+            "Expectations::helpers",
+            "Expectations::find",
+            "Expectations::try_out",
+        ]),
+    ),
+    (
+        "src/privileged/route.rs",
+        AtStart::Only(&["Routes::open", "Routes::replace_socket", "Routes::as_fd"]),
+    ),
+    ("src/privileged/log_rules.rs", AtStart::AllBut(&["elements"])),
+    ("src/privileged/expression.rs", AtStart::AllBut(&["limit_to_one", "limit", "other"])),
 ];
 
 /// How many lines of code the functions of the first table may have in all, the loop itself, and those of the second. The
@@ -367,7 +404,7 @@ const START: &[(&str, AtStart)] = &[
 /// crate has expectations, and no program is run. SECURITY.md says the first and the last.
 const BUDGET: usize = 750;
 const LOOP_BUDGET: usize = 18;
-const START_BUDGET: usize = 1350;
+const START_BUDGET: usize = 1850;
 
 /// How far below its budget a number may be: a reader of SECURITY.md is to know how much there is.
 const SLACK: usize = 60;

@@ -39,11 +39,8 @@ pub(super) fn answer_requests(
         let reply = match message {
             Message::Open(request) => answer_open(&request, firewall, limits, &mut grants)?,
             Message::Close(request) => answer_close(&request, firewall, &mut grants),
-            Message::Expect(numbers) => answer(firewall.expect(&numbers), Reply::Done),
-            Message::Forget(numbers) => answer(firewall.forget(&numbers), Reply::Done),
-            Message::KnockPorts(ports) => answer(firewall.knock_on(&ports), Reply::Done),
-            Message::Unguard => answer(firewall.unguard(), Reply::Done),
             Message::End => return Ok(()),
+            other => answer(answer_rules(&other, firewall), Reply::Done),
         };
         write(&replies, &reply.encode()).map_err(End::Pipe)?;
     }
@@ -83,6 +80,17 @@ fn answer_close(request: &Request, firewall: &mut Firewall, grants: &mut Grants)
         grants.forget(request);
     }
     answer(closed, Reply::Done)
+}
+
+/// What is logged, and what our table closes: nothing of this admits anybody.
+fn answer_rules(message: &Message, firewall: &mut Firewall) -> Result<(), Errno> {
+    match message {
+        Message::Expect(numbers) => firewall.expect(numbers),
+        Message::Forget(numbers) => firewall.forget(numbers),
+        Message::KnockPorts(ports) => firewall.knock_on(ports),
+        Message::Unguard => firewall.unguard(),
+        Message::Open(_) | Message::Close(_) | Message::End => Err(Errno::EINVAL),
+    }
 }
 
 fn answer(done: Result<(), Errno>, well: Reply) -> Reply {
