@@ -157,6 +157,7 @@ const PRIVILEGED: &[Privileged] = &[
         file: "src/privileged/grants.rs",
         reached: &[
             "Grants::new",
+            "Grants::with_room",
             "Grants::room_for",
             "Grants::record",
             "Grants::forget",

@@ -26,6 +26,12 @@ impl Grants {
         Self { open: Vec::new(), max, max_per_source }
     }
 
+    /// The same, with all the memory taken that it will ever need.
+    #[must_use]
+    pub(super) fn with_room(max: usize, max_per_source: usize) -> Self {
+        Self { open: Vec::with_capacity(max), ..Self::new(max, max_per_source) }
+    }
+
     /// Whether one more, or one renewed, stays within the limits at `now`; if not, the reply that says so.
     pub fn room_for(&mut self, request: &Request, now: Instant) -> Result<(), Reply> {
         self.open.retain(|(_, end)| *end > now);

@@ -33,7 +33,7 @@ pub(super) fn answer_requests(
     firewall: &mut Firewall,
     limits: &Limits,
 ) -> Result<(), End> {
-    let mut grants = Grants::new(limits.max_open, limits.max_open_per_source);
+    let mut grants = Grants::with_room(limits.max_open, limits.max_open_per_source);
     loop {
         let message = Message::decode(&next_request(&requests)?).ok_or(End::NotARequest)?;
         let reply = match message {
