@@ -8,7 +8,6 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::libc::{O_CREAT, O_NOFOLLOW};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -32,6 +31,7 @@ use crate::privileged::{self, Helper, Ids, Limits};
 /// Starts the daemon, and returns when it has ended as it was told to.
 pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
     let _lock = lock(setup)?;
+    let signed = sign(setup);
     let user = setup.user()?;
     let limits = setup.limits();
 
@@ -40,7 +40,16 @@ pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
     let firewall = setup.firewall(&log_rules)?;
     let means = setup.means(&firewall);
     cap_writing()?;
-    let firewall = guard::hold(setup, firewall);
+    let firewall = match &signed {
+        Ok(()) => guard::hold(setup, firewall),
+        // Nobody could have it dropped again.
+        Err(why) => {
+            say::event(format_args!(
+                "guard: not held here, because `lock` cannot be written: {why}"
+            ));
+            firewall
+        }
+    };
     let mut helper = privileged::split(firewall, &limits, &user).map_err(Failure::NoHelper)?;
 
     let prepared = prepare(setup, &user, limits, means, helper.pid());
@@ -167,14 +176,7 @@ fn lock(setup: &Setup) -> Result<File, Failure> {
     how.read(true).mode(0o600).custom_flags(O_CREAT | O_NOFOLLOW);
     let lock = how.open(dir.join("lock")).map_err(|why| Failure::ConfigDir(dir.clone(), why))?;
     match lock.try_lock() {
-        Ok(()) => {
-            // Whoever reads there which process to send it to must not end us with it before we listen.
-            SigSet::from(Signal::SIGUSR1)
-                .thread_block()
-                .and_then(|()| sign(&dir.join("lock"), &setup.table))
-                .map_err(|why| Failure::ConfigDir(dir.clone(), why.into()))?;
-            Ok(lock)
-        }
+        Ok(()) => Ok(lock),
         Err(std::fs::TryLockError::WouldBlock) => Err(Failure::Locked(dir.clone())),
         Err(std::fs::TryLockError::Error(why)) => Err(Failure::ConfigDir(dir.clone(), why)),
     }
@@ -182,10 +184,13 @@ fn lock(setup: &Setup) -> Result<File, Failure> {
 
 /// Says in the lock who holds it, and which table that process has: minimal-firewall.sh reads it, to have our copy of the
 /// guard dropped.
-fn sign(lock: &Path, table: &str) -> Result<(), Errno> {
-    let open = File::options().write(true).truncate(true).custom_flags(O_NOFOLLOW).open(lock);
-    open.and_then(|mut file| writeln!(file, "{} {table}", getpid()))
-        .map_err(|why| why.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+fn sign(setup: &Setup) -> io::Result<()> {
+    // Whoever reads there which process to send it to must not end us with it before we listen.
+    SigSet::from(Signal::SIGUSR1).thread_block()?;
+    let mut how = File::options();
+    how.write(true).truncate(true).custom_flags(O_NOFOLLOW);
+    let mut lock = how.open(setup.config_dir.join("lock"))?;
+    writeln!(lock, "{} {}", getpid(), setup.table)
 }
 
 /// Each profile keeps its counter open.
