@@ -32,6 +32,14 @@ pub(super) struct Args {
     #[arg(long)]
     pub(super) check: bool,
 
+    /// With --check: try each service as a stranger from a network namespace, by packets
+    #[arg(long, requires = "check")]
+    pub(super) r#try: bool,
+
+    /// The process that tries: this daemon ends when that does
+    #[arg(long, value_name = "PID", hide = true)]
+    pub(super) trial_of: Option<i32>,
+
     /// Say more: why a line was no knock
     #[arg(short, long)]
     pub(super) verbose: bool,
@@ -39,7 +47,8 @@ pub(super) struct Args {
 
 const AFTER_HELP: &str = "\
 Examples:
-  knock-daemon --check           is everything in place?
+  knock-daemon --check           is everything in place? (changes nothing)
+  knock-daemon --check --try     and does a knock work, is every service closed to strangers?
   knock-daemon                   run in the foreground, as a service manager likes it
   knock-daemon --log kmsg -v     read the kernel's own log, say more
 

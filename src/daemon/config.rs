@@ -77,6 +77,18 @@ pub enum FirewallKind {
     Nftables,
 }
 
+impl FirewallKind {
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Conntrack => "conntrack",
+            Self::Nftables => "nftables",
+        }
+    }
+}
+
 impl FromStr for FirewallKind {
     type Err = String;
 
