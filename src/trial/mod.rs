@@ -180,17 +180,18 @@ impl Trial<'_> {
         let (host, port) = (to.ip(), to.port());
         let at = format!("tcp/{port} at {host}");
         let before = if answered { "refused" } else { "left without an answer" };
+        server.last_words();
         if !self.opens(server, source, to)? {
-            let last = server.last_words();
-            let neighbours = if host.is_ipv6() && !answered {
-                "; or the firewall drops what IPv6 needs (neighbour discovery)"
+            let but = if host.is_ipv6() && !answered {
+                ", or a firewall drops what IPv6 needs (neighbour discovery)"
             } else {
                 ""
             };
+            let last = server.last_words();
             self.problem(&format!(
-                "{at}: a knock on port {} opened nothing. Either no line of the log told of it (`log`, `log_prefix`){neighbours}. \
-                 The trial daemon's last words: {last}",
-                server.knock_port
+                "{at}: a knock on port {} opened nothing: no line of the log told of it (see `log` and `log_prefix`){but}; the \
+                 trial daemon: {}",
+                server.knock_port, last
             ));
             return Ok(());
         }

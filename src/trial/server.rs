@@ -40,8 +40,8 @@ pub(super) struct Server {
     child: Child,
     lines: Receiver<String>,
     reader: Option<JoinHandle<()>>,
-    /// What it has said.
-    pub(super) said: Vec<String>,
+    /// What it has said and nobody has asked for.
+    said: Vec<String>,
     pub(super) knock_port: u16,
     keys: Keys,
     counter: u32,
@@ -150,12 +150,12 @@ impl Server {
         }
     }
 
-    /// The last thing that it said, without its name.
+    /// The last thing that it has said and that was not asked for before, without its name.
     pub(super) fn last_words(&mut self) -> String {
         self.said.extend(self.lines.try_iter());
-        let last = self.said.iter().rev().find(|line| *line != "ready");
+        let last = self.said.drain(..).rfind(|line| line != "ready");
         last.map_or_else(
-            || "it said nothing".into(),
+            || "it said nothing of it".into(),
             |line| line.trim_start_matches("knock-daemon: ").into(),
         )
     }

@@ -12,8 +12,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::libc::linger;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::link::{self, Cable, Ends, Routes, STRANGERS_END};
 use super::signals::{Interrupted, Signals, TICK};
@@ -168,7 +170,14 @@ fn free(family: fn(u16) -> Ends, pick: u16) -> Result<Option<Ends>, Errno> {
 
 fn reach(connected: std::io::Result<TcpStream>) -> Reach {
     match connected {
-        Ok(stream) => Reach::In(stream),
+        Ok(stream) => {
+            // Dropped, it is reset: no half-closed connection stays behind in conntrack.
+            let at_once = linger { l_onoff: 1, l_linger: 0 };
+            match setsockopt(&stream, sockopt::Linger, &at_once) {
+                Ok(()) => Reach::In(stream),
+                Err(errno) => Reach::Failed(errno.desc().to_owned()),
+            }
+        }
         Err(why) => match why.kind() {
             ErrorKind::TimedOut | ErrorKind::WouldBlock => Reach::NoAnswer,
             ErrorKind::ConnectionRefused

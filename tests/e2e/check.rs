@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use crate::net::Net;
 use crate::process::{Running, SOON, wait_until};
-use crate::site::{Log, Site};
+use crate::site::{Log, Site, write_private};
 
 /// The service behind the door.
 const PORT: u16 = 2222;
@@ -247,4 +247,57 @@ fn a_trial_that_is_killed_leaves_what_the_next_one_removes() {
     assert_eq!(status, Some(0), "{said}");
     assert!(!dir(killed).exists());
     nothing_is_left(&site);
+}
+
+#[test]
+fn check_says_what_conntrack_is_set_to() {
+    let site = site();
+    // Settings of our own, in the mount namespace that `ip netns exec` makes.
+    let checks = |settings: &[(&str, u32)]| {
+        let set: Vec<String> = settings
+            .iter()
+            .map(|(name, value)| format!("echo {value} >$dir/nf_conntrack_{name}\n"))
+            .collect();
+        let script = format!(
+            "set -e\ndir=/proc/sys/net/netfilter\nmount -t tmpfs none $dir\n{}exec \"$0\" \"$@\" --check",
+            set.concat()
+        );
+        let daemon = site.daemon_command();
+        let mut check = site.net.server.command("sh");
+        check
+            .args(["-c", &script])
+            .args(daemon.get_args().skip_while(|arg| *arg != env!("CARGO_BIN_EXE_knock-daemon")));
+        let output = check.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (status, said) = checks(&[("max", 262_144), ("count", 7), ("tcp_loose", 1)]);
+    assert!(status == Some(0) && !said.contains("\nconntrack "), "{said}");
+    for (settings, says) in [
+        (&[("tcp_be_liberal", 1)][..], "WARNING: net.netfilter.nf_conntrack_tcp_be_liberal is 1"),
+        (&[("max", 2000)], "WARNING: net.netfilter.nf_conntrack_max is 2000"),
+        (&[("expect_max", 1023)], "nf_conntrack_expect_max is 1023, less than `max_open` (1024)"),
+        (&[("tcp_loose", 0)], "net.netfilter.nf_conntrack_tcp_loose is 0"),
+    ] {
+        let (status, said) = checks(settings);
+        assert!(status == Some(0) && said.contains(says), "{status:?} {said}");
+    }
+    let (status, said) = checks(&[("max", 2000), ("count", 2000)]);
+    assert!(status == Some(1) && said.contains("PROBLEM: 2000 connections are known"), "{said}");
+}
+
+#[test]
+fn check_says_what_each_profile_can_open() {
+    let site = Site::prepare(Net::lan(), Log::Kmsg, "allow = tcp/2000-2999, udp/53\n");
+    let config = site.profile("other").join("config");
+    let text = std::fs::read_to_string(&config).unwrap();
+    write_private(&config, text + "allow = tcp/2990-3010, tcp/22\n");
+    let output = site.daemon_command().arg("--check").output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    for line in [
+        "\"client\" knocks on port 666 and can open tcp/2000-2999\n",
+        "\"other\" knocks on port 667 and can open tcp/2990-2999\n",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+    assert!(said.contains("\nclock ") && said.contains("conntrack works (helpers: "), "{said}");
 }

@@ -237,6 +237,10 @@ fn try_out(
         Finding::Problem(what) => found.problem("try", what),
     });
     tried.map_err(|Interrupted| Failure::Interrupted)?;
+    let udp = open::udp(offers, guard);
+    if !udp.is_empty() {
+        found.say("try", format_args!("not tried, because silence tells nothing: {udp}"));
+    }
     if too_many {
         found.say("try", "there are more services; the first 16 were tried");
     }

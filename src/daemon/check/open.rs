@@ -85,11 +85,7 @@ fn both(one: Option<&[Service]>, other: Option<Vec<Service>>) -> Option<Vec<Serv
 /// left out.
 pub(super) fn to_try(offers: &[Offer], guard: Option<&Remembered>) -> (Vec<Tried>, bool) {
     let offered = offers.iter().flat_map(|offer| offer.services.iter().flatten());
-    let guarded = guard.map(|guard| match &guard.choice {
-        Choice::Only(only) => only.as_slice(),
-        Choice::AllBut(_) => &[],
-    });
-    let tcp = offered.chain(guarded.into_iter().flatten());
+    let tcp = offered.chain(guarded(guard));
     let tcp = tcp.filter(|service| service.protocol == Protocol::Tcp);
     let mut ports: Vec<u16> = tcp.map(|service| service.first_port).collect();
     // Where anything may be asked for, what is asked for if nobody says what.
@@ -103,6 +99,24 @@ pub(super) fn to_try(offers: &[Offer], guard: Option<&Remembered>) -> (Vec<Tried
     ports.truncate(MOST);
     let tried = |port| Tried { port, can_be_opened: offers.iter().any(|offer| offer.has(port)) };
     (ports.into_iter().map(tried).collect(), too_many)
+}
+
+/// The UDP services among them, in words.
+pub(super) fn udp(offers: &[Offer], guard: Option<&Remembered>) -> String {
+    let offered = offers.iter().flat_map(|offer| offer.services.iter().flatten());
+    let udp = offered.chain(guarded(guard)).filter(|service| service.protocol == Protocol::Udp);
+    let mut names: Vec<_> = udp.map(|service| ServiceText(*service).to_string()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.join(", ")
+}
+
+/// What the guard names.
+fn guarded(guard: Option<&Remembered>) -> &[Service] {
+    match guard.map(|guard| &guard.choice) {
+        Some(Choice::Only(only)) => only,
+        _ => &[],
+    }
 }
 
 #[cfg(test)]
