@@ -2,20 +2,30 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::{self, Write};
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 
-use crate::profile;
+use crate::profile::{self, FirewallChoice, InConfig, NamedService, listed};
+
+/// Where the programs look without `--config-dir`.
+const CONFIG_DIR: &str = "/etc/knockknock.d";
 
 /// Makes a profile: what one client needs to knock at this server
 #[derive(Debug, Parser)]
 #[command(name = "knock-genprofile", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Args {
+    /// What it may ask for: tcp/22, udp/51820, tcp/8000-8010 (repeatable); any: every TCP port
+    #[arg(long, value_name = "SERVICE,...", value_delimiter = ',', default_value = "tcp/22",
+          value_parser = parse_allow)]
+    allow: Vec<Allow>,
+
     /// Where the server's config and profiles are
-    #[arg(long, value_name = "DIR", default_value = "/etc/knockknock.d")]
+    #[arg(long, value_name = "DIR", default_value = CONFIG_DIR)]
     config_dir: PathBuf,
 
     /// What to call the profile: a client's name, like `laptop`
@@ -26,12 +36,29 @@ struct Args {
     port: u16,
 }
 
+/// One word of `--allow`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Allow {
+    Any,
+    Service(NamedService),
+}
+
+fn parse_allow(text: &str) -> Result<Allow, String> {
+    match text.trim() {
+        "any" => Ok(Allow::Any),
+        text => text.parse().map(Allow::Service),
+    }
+}
+
 const AFTER_HELP: &str = "\
-Example:
+Examples:
   sudo knock-genprofile laptop 666
+  sudo knock-genprofile --allow tcp/22,udp/51820 phone 667
 
 It gets fresh keys, a counter of 0 and the knock port, in DIR/profiles/NAME, and is copied to the
 client once. One profile is for one client: two clients with one profile would use the same counters.
+What it may ask for stands as `allow` in its config, and in DIR/config, which limits every profile,
+where that has no `allow` yet. With --allow any, neither gets one.
 Nothing has to be listening on the knock port, and nothing should be.
 Exit status: 0 made, 1 not made (nothing is left behind), 2 wrong usage.";
 
@@ -39,10 +66,13 @@ Exit status: 0 made, 1 not made (nothing is left behind), 2 wrong usage.";
 #[must_use]
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    match profile::create(&args.config_dir.join("profiles"), &args.name, args.port) {
-        Ok(dir) => {
+    let allow = args.services().unwrap_or_else(|wrong| wrong.exit());
+    match profile::create(&args.config_dir, &args.name, args.port, &allow) {
+        Ok((dir, in_config)) => {
+            let mut said = made(&args, &dir, &allow, &in_config);
+            said.push_str(&next_steps(&args, &dir, &allow));
             // The profile is made; that nobody reads what is said about it changes nothing.
-            let _ = io::stdout().write_all(next_steps(&args, &dir).as_bytes());
+            let _ = io::stdout().write_all(said.as_bytes());
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -52,24 +82,166 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn next_steps(args: &Args, dir: &Path) -> String {
+impl Args {
+    /// What the profile may ask for, each once; nothing for `any`.
+    fn services(&self) -> Result<Vec<NamedService>, clap::Error> {
+        let mut services = Vec::new();
+        for allow in &self.allow {
+            match allow {
+                Allow::Service(service) if services.contains(service) => {}
+                Allow::Service(service) => services.push(*service),
+                Allow::Any if self.allow.iter().all(|allow| *allow == Allow::Any) => {}
+                Allow::Any => {
+                    let message = "--allow any is for every TCP port; name services, or any";
+                    return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
+                }
+            }
+        }
+        Ok(services)
+    }
+
+    fn absolute_config_dir(&self) -> PathBuf {
+        std::path::absolute(&self.config_dir).unwrap_or_else(|_| self.config_dir.clone())
+    }
+
+    /// What other programs have to be told, where the directory is not the usual one.
+    fn config_dir_option(&self) -> String {
+        if self.config_dir == Path::new(CONFIG_DIR) {
+            String::new()
+        } else {
+            format!(" --config-dir {}", self.absolute_config_dir().display())
+        }
+    }
+}
+
+/// What was written, what it means, and how to widen it.
+fn made(args: &Args, dir: &Path, allow: &[NamedService], in_config: &InConfig) -> String {
+    let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    let config = args.absolute_config_dir().join("config");
+    let (dir, config, line) = (dir.display(), config.display(), listed(allow, ", "));
+    let limits = match in_config {
+        InConfig::Written => format!(
+            "\
+wrote `allow = {line}` to its config, and to {config}, which had none: it limits every profile.
+To widen it, name more services in both, like `allow = {line}, tcp/8000-8010`, and restart the daemon.
+"
+        ),
+        InConfig::Kept { allow: None, .. } => format!(
+            "\
+no `allow` is in its config, nor in {config}: it may ask for every TCP port. To narrow it, write a
+line like `allow = tcp/22` below [main] in one of them, and restart the daemon.
+"
+        ),
+        InConfig::Kept { allow: Some(limit), .. } if allow.is_empty() => format!(
+            "no `allow` is in its config; that of {config} limits it, too: {}\n",
+            listed(limit, ", ")
+        ),
+        InConfig::Kept { missing, .. } => {
+            let mut said = format!(
+                "\
+wrote `allow = {line}` to its config; {config} has an `allow`, and stays as it is.
+"
+            );
+            for service in missing {
+                let _ = writeln!(said, "config's allow does not name {service}: nobody can have it until it does");
+            }
+            said.push_str("To widen it, name more services in both, and restart the daemon.\n");
+            said
+        }
+    };
+    format!("made the profile {} in {dir}, knock port {}\n{limits}", args.name, args.port)
+}
+
+/// One profile, one daemon, one guard line. The client comes first: who closes a door from outside has to come in again.
+fn next_steps(args: &Args, dir: &Path, allow: &[NamedService]) -> String {
     let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     let host = host.filter(|name| !name.is_empty()).unwrap_or_else(|| "SERVER".into());
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    let options = args.config_dir_option();
+    let daemon = if options.is_empty() {
+        "systemctl enable knock-daemon && systemctl restart knock-daemon".to_owned()
+    } else {
+        format!("knock-daemon{options}          (end the one that runs first)")
+    };
     format!(
-        "made the profile {name} in {dir}, knock port {port}
-
+        "
 1. On the client, copy it, once, to a directory named as the client names this server:
      mkdir -p -m 700 ~/.knockknock
      scp -r root@{host}:{dir} ~/.knockknock/{host}
-2. Here, let the firewall log knocks on port {port}, and let the daemon know the profile:
-     minimal-firewall.sh          (run it again, if that is your firewall)
-     systemctl restart knock-daemon
-3. From the client:
-     knock -p 22 {host} && ssh {host}
+2. Here, have the daemon read it:
+     {daemon}
+3. {close}
+4. From the client:
+     {knock}
 ",
-        name = args.name,
-        port = args.port,
         dir = dir.display(),
+        close = how_to_close(args, allow, &options),
+        knock = how_to_knock(allow, &host),
     )
+}
+
+/// The guard line; no line at all where a choice is remembered, which it would replace.
+fn how_to_close(args: &Args, allow: &[NamedService], options: &str) -> String {
+    let Some(choice) = FirewallChoice::remembered(&args.absolute_config_dir()) else {
+        let (services, note) = match allow {
+            [] => ("tcp/22".to_owned(), "          (what you hide, like tcp/22,tcp/443)"),
+            services => (listed(services, ","), ""),
+        };
+        return format!(
+            "Here, close what is to be hidden, beside any firewall or none:
+     minimal-firewall.sh --only {services}{options}{note}"
+        );
+    };
+    let mut said = format!("The firewall stays as you chose it ({}).", choice.path.display());
+    let open = choice.leaves_open(allow);
+    if !open.is_empty() {
+        let _ = write!(said, " It does not close {}.", listed(&open, ", "));
+    }
+    said
+}
+
+fn how_to_knock(allow: &[NamedService], host: &str) -> String {
+    let ssh: NamedService = NamedService::tcp(22);
+    match allow {
+        [first, ..] if !ssh.is_in(allow) => {
+            let first = NamedService { last_port: first.first_port, ..*first };
+            format!("knock -p {first} {host}")
+        }
+        _ => format!("knock -p 22 {host} && ssh {host}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(arguments: &[&str]) -> Args {
+        Args::try_parse_from([&["knock-genprofile"], arguments, &["laptop", "666"]].concat())
+            .unwrap()
+    }
+
+    #[test]
+    fn what_may_be_asked_for_is_a_list_or_any() {
+        Args::command().debug_assert();
+        for (arguments, expected) in [
+            (&[][..], "tcp/22"),
+            (&["--allow", "tcp/22,tcp/443"], "tcp/22 tcp/443"),
+            (&["--allow", "tcp/22, udp/5", "--allow=tcp/8000-8010"], "tcp/22 udp/5 tcp/8000-8010"),
+            (&["--allow", "tcp/1,tcp/1"], "tcp/1"),
+            (&["--allow", "any"], ""),
+        ] {
+            assert_eq!(
+                listed(&args(arguments).services().unwrap(), " "),
+                expected,
+                "{arguments:?}"
+            );
+        }
+        let both = args(&["--allow", "any,tcp/22"]).services().unwrap_err();
+        assert_eq!(both.exit_code(), 2);
+        for wrong in ["ssh", "tcp/0", "", "tcp/22,"] {
+            let parsed =
+                Args::try_parse_from(["knock-genprofile", "--allow", wrong, "laptop", "666"]);
+            assert!(parsed.is_err(), "{wrong:?}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! knockknock: a port opens for one connection to whoever sends one unremarkable SYN that only they could have made.
+//! knockknock: a port opens for one connection to whoever sends one SYN that only they could have made.
 //!
 //! The modules, in the order in which a knock walks through them on the server:
 //!

@@ -72,7 +72,11 @@ fn filled_in(line: &str) -> Vec<String> {
 }
 
 fn readme() -> String {
-    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap()
+    document("README.md")
+}
+
+fn document(name: &str) -> String {
+    std::fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
 #[test]
@@ -135,14 +139,15 @@ fn completions_know_every_option_of_the_help() {
 
 #[test]
 fn the_examples_of_the_help_and_of_the_readme_are_command_lines() {
-    let readme = readme();
+    let (readme, recipes) = (readme(), document("docs/recipes.md"));
     let parses: [fn(Vec<String>) -> Option<clap::Error>; 2] =
         [|words| Cli::try_parse_from(words).err(), |words| ProxyCli::try_parse_from(words).err()];
     for ((name, program), parses) in PROGRAMS.into_iter().zip(parses) {
         let help = print(program, &["--help"]);
         let in_help = calls(&examples(&help), name);
         assert!(in_help.len() >= 2, "{in_help:?}");
-        for line in in_help.into_iter().chain(calls(&code(&readme), name)) {
+        let in_documents = [&readme, &recipes].map(|text| calls(&code(text), name)).concat();
+        for line in in_help.into_iter().chain(in_documents) {
             if let Some(error) = parses(filled_in(line)) {
                 panic!("{line}: {error}");
             }
@@ -153,4 +158,29 @@ fn the_examples_of_the_help_and_of_the_readme_are_command_lines() {
 #[test]
 fn the_readme_shows_how_ssh_knocks_by_itself() {
     assert!(readme().contains("ProxyCommand knock -W %h:%p"));
+}
+
+#[test]
+fn the_recipes_and_the_readme_make_profiles_and_close_what_these_may_ask_for() {
+    for name in ["README.md", "docs/recipes.md"] {
+        let document = document(name);
+        let lines = code(&document);
+        let made = calls(&lines, "knock-genprofile");
+        assert!(!made.is_empty(), "{name}");
+        for line in made {
+            let dir = tempfile::tempdir().unwrap();
+            let mut command = Command::new(env!("CARGO_BIN_EXE_knock-genprofile"));
+            command.arg("--config-dir").arg(dir.path()).args(&words(line)[1..]);
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{line}: {output:?}");
+            assert!(dir.path().join("config").exists(), "{line}");
+        }
+    }
+    let recipes = document("docs/recipes.md");
+    let guards = calls(&code(&recipes), "minimal-firewall.sh").join("\n");
+    for line in calls(&code(&recipes), "knock-genprofile") {
+        let words = words(line);
+        let allow = words.iter().skip_while(|word| *word != "--allow").nth(1).unwrap();
+        assert!(guards.contains(&format!("--only {allow}")), "nothing closes {allow}");
+    }
 }

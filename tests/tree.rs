@@ -289,7 +289,10 @@ const START: &[(&str, AtStart)] = &[
     ("src/bin/knock-daemon.rs", AtStart::AllBut(&[])),
     ("src/daemon/mod.rs", AtStart::AllBut(&[])),
     ("src/daemon/start.rs", AtStart::AllBut(&["root"])),
-    ("src/daemon/setup.rs", AtStart::AllBut(&["Setup::trial_firewall", "Setup::door"])),
+    (
+        "src/daemon/setup.rs",
+        AtStart::AllBut(&["Setup::trial_firewall", "Setup::door", "what_is_open"]),
+    ),
     ("src/daemon/config.rs", AtStart::AllBut(&["ServiceText::fmt", "ConfigError::fmt"])),
     ("src/daemon/say.rs", AtStart::Only(&["event", "line"])),
     (
@@ -318,8 +321,16 @@ const START: &[(&str, AtStart)] = &[
     ("src/profile/mod.rs", AtStart::Only(&["names"])),
     (
         "src/profile/files.rs",
-        AtStart::Only(&["ProfileFiles::read", "read_file", "refuse_writable_by_others"]),
+        AtStart::Only(&[
+            "ProfileFiles::read_of_root",
+            "ProfileFiles::read",
+            "read_file",
+            "refuse_writable_by_others",
+        ]),
     ),
+    ("src/profile/ini.rs", AtStart::AllBut(&[])),
+    ("src/profile/plain.rs", AtStart::AllBut(&[])),
+    ("src/profile/roots.rs", AtStart::AllBut(&["NotRoots::fmt"])),
     ("src/counter.rs", AtStart::Only(&["Counter::open", "Counter::metadata"])),
     ("src/privileged/split.rs", AtStart::AllBut(&["live", "SplitError::fmt"])),
     ("src/privileged/ask.rs", AtStart::Only(&["Helper::new", "Helper::when_ready"])),
@@ -342,7 +353,7 @@ const START: &[(&str, AtStart)] = &[
 /// crate has expectations, and no program is run. SECURITY.md says the first and the last.
 const BUDGET: usize = 750;
 const LOOP_BUDGET: usize = 18;
-const START_BUDGET: usize = 1000;
+const START_BUDGET: usize = 1350;
 
 /// How far below its budget a number may be: a reader of SECURITY.md is to know how much there is.
 const SLACK: usize = 60;

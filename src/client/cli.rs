@@ -35,7 +35,7 @@ Examples:
 A HOST is a profile in ~/.knockknock, made on the server by knock-genprofile;
 user@HOST, HOST:PORT and [ADDRESS]:PORT are understood. -W connects without a
 knock where there is no profile.
-knock waits until its SYN is answered and 20 ms more, for the server to open;
+knock waits until its SYN is answered and 50 ms more, for the server to open;
 without an answer, 200 ms in all. Whether the server accepted it, nothing tells.
 -W tries for up to 10 seconds, with 2 counters at most; who came first with the
 same profile has its turn before that.
@@ -47,7 +47,7 @@ pub struct Cli {
     #[arg(value_name = "HOST", value_parser = parse_target,
           required_unless_present_any = ["connect", "list", "completions"])]
     pub hosts: Vec<Target>,
-    /// The TCP port to ask for, 22 or tcp/22 [default: the profile's]
+    /// The port to ask for: 22, tcp/22, udp/51820 [default: the profile's]
     #[arg(short, long, value_parser = parse_request)]
     pub port: Option<Request>,
     /// Knock and connect; input and output are the connection
@@ -139,13 +139,15 @@ fn parse_host(text: &str) -> Result<String, String> {
 
 fn parse_port(text: &str) -> Result<u16, String> {
     match text.parse() {
-        Ok(0) | Err(_) => Err("a port is 1 to 65535, as 22 or tcp/22".into()),
+        Ok(0) | Err(_) => Err("a port is 1 to 65535, as 22, tcp/22 or udp/51820".into()),
         Ok(port) => Ok(port),
     }
 }
 
+/// A knock carries the port alone: by what it opens, TCP or UDP, is the server's `allow`.
 fn parse_request(text: &str) -> Result<Request, String> {
-    parse_port(text.strip_prefix("tcp/").unwrap_or(text)).map(Request)
+    let port = ["tcp/", "udp/"].iter().find_map(|transport| text.strip_prefix(transport));
+    parse_port(port.unwrap_or(text)).map(Request)
 }
 
 /// `[user@]HOST[:PORT]`. What has several colons and no brackets is an IPv6 address without a port.
@@ -190,13 +192,15 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_a_number_with_or_without_tcp() {
-        for text in ["22", "tcp/22"] {
+    fn ports_are_a_number_with_or_without_tcp_or_udp() {
+        for text in ["22", "tcp/22", "udp/22"] {
             for option in ["-p", "--port"] {
                 assert_eq!(parse(&[option, text, "host"]).unwrap().port, Some(Request(22)));
             }
         }
-        for text in ["0", "65536", "-1", "ssh", "udp/22", "tcp/", "", "tcp/tcp/22"] {
+        for text in
+            ["0", "65536", "-1", "ssh", "sctp/22", "tcp/", "udp/", "", "tcp/tcp/22", "tcp/udp/22"]
+        {
             assert!(parse(&["-p", text, "host"]).is_err(), "{text:?}");
         }
     }

@@ -8,7 +8,7 @@
 //! whatever became of those before: the common case costs the server's time to open (at most twice, since the
 //! intervals double) and one round trip.
 //!
-//! A grant admits the first SYN that matches it. The others are refused or dropped as if there were no grant, and
+//! A grant ends behind the first connection that stands. Other attempts are refused or dropped as if there were none, and
 //! their sockets are closed once one is connected. An attempt without an answer is never given up before that: its
 //! SYN may be the one that was admitted, with the answer lost; kernel and server then re-send theirs, which pass.
 
@@ -34,7 +34,7 @@ use super::target::Route;
 /// No connection after this long: give up.
 pub const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// From a knock to the first attempt, and from that to the next. About the time that the fastest server takes.
+/// From the first attempt to the next. About the time that the fastest server takes.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// The pauses double up to this.
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
@@ -42,8 +42,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 const SEND_AGAIN: Duration = Duration::from_secs(1);
 /// Once the last packet is this old and the port refuses, waiting longer is of no use. Silence is waited for to the end.
 const REFUSED_FOR_GOOD: Duration = Duration::from_secs(3);
-/// So many attempts without an answer are no accident: a firewall drops them.
-const ENOUGH_SILENCE: u32 = 5;
+/// An answer that takes longer is one to a SYN that the kernel has sent again (after a second): the first had none.
+const AT_ONCE: Duration = Duration::from_millis(900);
 /// Sockets open at once. More than the pauses allow within the limit, but a limit.
 const MOST_ATTEMPTS: usize = 64;
 
@@ -77,20 +77,16 @@ pub struct NeverOpened {
     pub took: Duration,
     /// The last answer; `None` where there was no answer at all.
     pub answer: Option<Errno>,
-    /// Attempts that were refused. Each knock admits one, to a port where nothing may listen.
-    pub refused: u32,
-    /// Attempts without an answer.
-    pub silent: u32,
+    /// The first attempt had no answer, and a later one was refused at once.
+    pub refused_after_silence: bool,
 }
 
 impl NeverOpened {
-    /// The firewall drops what it does not admit, yet something was refused, at most once for each knock: that was
-    /// admitted, and it was the host itself that refused it.
+    /// The firewall drops what it does not admit, and after the knock something was refused: that was admitted, and it
+    /// was the host itself that refused it.
     #[must_use]
     pub fn nothing_listens(&self) -> bool {
-        self.answer == Some(Errno::ECONNREFUSED)
-            && (1..=self.counters).contains(&self.refused)
-            && self.silent >= ENOUGH_SILENCE
+        self.answer == Some(Errno::ECONNREFUSED) && self.refused_after_silence
     }
 }
 
@@ -131,6 +127,8 @@ impl fmt::Display for NeverOpened {
 
 /// One connection on its way.
 struct Attempt {
+    /// The how manyth it is, from 0.
+    nth: u32,
     fd: OwnedFd,
     route: Route,
     begun: Instant,
@@ -181,8 +179,9 @@ struct Race<S> {
     pause: Duration,
     attempts: Vec<Attempt>,
     begun: u32,
-    answered: u32,
-    refused: u32,
+    /// Whether the first attempt, or a later one, was refused at once.
+    refused_first: bool,
+    refused_later: bool,
     /// The shortest time to an answer so far.
     round_trip: Duration,
     answer: Option<Errno>,
@@ -202,8 +201,8 @@ impl<S> Race<S> {
             pause: FIRST_PAUSE,
             attempts: Vec::new(),
             begun: 0,
-            answered: 0,
-            refused: 0,
+            refused_first: false,
+            refused_later: false,
             round_trip: Duration::ZERO,
             answer: None,
         }
@@ -229,8 +228,10 @@ impl<S> Race<S> {
         self.route = self.order.sent(sent);
         self.last_packet = now;
         self.next_packet = now + SEND_AGAIN;
-        self.pause = FIRST_PAUSE;
-        self.next_attempt = now + FIRST_PAUSE;
+        // The first attempt is on the heels of the knock, before any server can have opened: it tells how the port answers
+        // while it is closed.
+        self.pause = FIRST_PAUSE / 2;
+        self.next_attempt = now;
     }
 
     /// Fails where nothing has left, and there is no other way.
@@ -247,12 +248,12 @@ impl<S> Race<S> {
                 if self.attempts.len() == MOST_ATTEMPTS {
                     self.attempts.remove(0);
                 }
-                self.attempts.push(Attempt { fd, route, begun: now });
+                self.attempts.push(Attempt { nth: self.begun, fd, route, begun: now });
                 self.begun += 1;
             }
             Err(why) => {
                 self.begun += 1;
-                self.answered(why);
+                self.answer = Some(why);
             }
         }
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -297,12 +298,10 @@ impl<S> Race<S> {
         if self.answer.is_none() || took < self.round_trip {
             self.round_trip = took;
         }
-        self.answered(why);
-    }
-
-    fn answered(&mut self, why: Errno) {
-        self.answered += 1;
-        self.refused += u32::from(why == Errno::ECONNREFUSED);
+        if why == Errno::ECONNREFUSED && took < AT_ONCE {
+            self.refused_first |= attempt.nth == 0;
+            self.refused_later |= attempt.nth > 0;
+        }
         self.answer = Some(why);
     }
 
@@ -319,8 +318,7 @@ impl<S> Race<S> {
             counters: self.order.counters(),
             took: now - self.started,
             answer: self.answer,
-            refused: self.refused,
-            silent: self.begun - self.answered,
+            refused_after_silence: self.refused_later && !self.refused_first,
         }
     }
 }
@@ -481,27 +479,23 @@ mod tests {
     }
 
     #[test]
-    fn one_refusal_for_a_knock_amid_silence_means_that_nothing_listens() {
-        let failure = |counters, refused, silent, answer| NeverOpened {
+    fn a_refusal_after_silence_means_that_nothing_listens() {
+        let failure = |refused_after_silence, answer| NeverOpened {
             address: "192.0.2.1:22".parse().unwrap(),
             source: [192, 0, 2, 2].into(),
             packets: 3,
-            counters,
+            counters: 2,
             took: Duration::from_secs(5),
             answer,
-            refused,
-            silent,
+            refused_after_silence,
         };
         let refused = Some(Errno::ECONNREFUSED);
-        let text = failure(2, 1, 20, refused).to_string();
+        let text = failure(true, refused).to_string();
         assert!(text.contains("tcp/22 opened, but nothing listens there after 3 SYNs"), "{text}");
-        assert!(failure(2, 2, 20, refused).nothing_listens());
         for cannot_tell in [
-            failure(2, 20, 0, refused),
-            failure(2, 3, 20, refused),
-            failure(2, 1, 1, refused),
-            failure(2, 0, 20, None),
-            failure(2, 0, 20, Some(Errno::EHOSTUNREACH)),
+            failure(false, refused),
+            failure(false, None),
+            failure(false, Some(Errno::EHOSTUNREACH)),
         ] {
             let text = cannot_tell.to_string();
             assert!(!text.contains("tcp/22 opened"), "{text}");
@@ -518,8 +512,7 @@ mod tests {
                 counters: 2,
                 took: Duration::from_secs(5),
                 answer,
-                refused: 9,
-                silent: 0,
+                refused_after_silence: false,
             };
             let text = text.to_string();
             assert!(!text.contains("write") && !text.contains("`counter`"), "{text}");

@@ -313,7 +313,7 @@ fn open_raw(
 fn say_sent(plan: &Plan, route: &Route, sent: &Sent) {
     // Nothing answers a knock, so nothing is claimed about the port.
     say::tell(format_args!(
-        "knock: {:?}: sent one SYN to {} port {}, asking for tcp/{} for {} (counter {})",
+        "knock: {:?}: sent one SYN to {} port {}, asking for port {} for {} (counter {})",
         plan.knocker.profile.name,
         route.target.ip(),
         sent.packet.knock_port,

@@ -90,7 +90,7 @@ impl fmt::Display for DryRun<'_> {
             let line = format!("  {name:<15} {value:<12} {note}");
             writeln!(f, "{}", line.trim_end())
         };
-        field("asks for", &format!("tcp/{}", request.0), "")?;
+        field("asks for", &format!("port {}", request.0), "")?;
         field("counter", counter, "made durable before the packet leaves")?;
         match packet.ends {
             Ends::V4(source, destination) => {
@@ -196,7 +196,7 @@ mod tests {
         let packet = packet(Ends::V4([10, 99, 0, 2].into(), [10, 99, 0, 1].into()));
         let text = DryRun { host: "h", request: Request(22), counter: 9, packet }.to_string();
         for value in
-            ["tcp/22", " 9 ", "10.99.0.1", "4660", "305419896", "2271560481", "4321", "666"]
+            ["port 22", " 9 ", "10.99.0.1", "4660", "305419896", "2271560481", "4321", "666"]
         {
             assert!(text.contains(value), "{value} in {text}");
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::privileged::{Protocol, Service};
-use crate::profile::{self, Ini, NotRoots};
+use crate::profile::{self, Ini, NamedService, NotRoots, Transport};
 
 /// The most that `delay` may be, in seconds: half a day. Longer is no grant but a rule.
 const MAX_DELAY: u16 = 12 * 60 * 60;
@@ -30,6 +30,10 @@ pub struct Config {
     pub log: String,
     /// What opens ports.
     pub firewall: FirewallKind,
+    /// Who logs the knocks.
+    pub log_rule: LogRule,
+    /// What an opening for TCP ends with, beside its time.
+    pub spend: SpendOn,
     /// Whom to run as. None: `knockknock` if there is such a user, else `nobody`.
     pub user: Option<String>,
     /// What may be asked for, like `tcp/22` or `tcp/8000-8010`. None: any TCP port.
@@ -54,6 +58,8 @@ impl Default for Config {
             log_prefix: "REJECT ".into(),
             log: "auto".into(),
             firewall: FirewallKind::default(),
+            log_rule: LogRule::default(),
+            spend: SpendOn::default(),
             user: None,
             allow: None,
             ipv4: true,
@@ -89,6 +95,36 @@ impl FirewallKind {
     }
 }
 
+/// Who logs the knocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogRule {
+    /// Our own table, before every firewall.
+    #[default]
+    Own,
+    /// A LOG rule in somebody else's firewall.
+    Firewall,
+}
+
+impl LogRule {
+    /// What each is called in `config`.
+    const NAMES: [(&str, Self); 2] = [("own", Self::Own), ("firewall", Self::Firewall)];
+}
+
+/// What an opening for TCP ends with, beside its time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpendOn {
+    /// The first connection that stands: nobody can use it up by a packet with a forged source.
+    #[default]
+    Handshake,
+    /// The first SYN: exactly one, whoever sent it.
+    Syn,
+}
+
+impl SpendOn {
+    /// What each is called in `config`.
+    const NAMES: [(&str, Self); 2] = [("handshake", Self::Handshake), ("syn", Self::Syn)];
+}
+
 impl FromStr for FirewallKind {
     type Err = String;
 
@@ -117,9 +153,12 @@ impl TryFrom<String> for ServiceText {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        parse_service(&text).map(Self).ok_or_else(|| {
-            format!("{text:?} is no service; write protocol/port or protocol/first-last, like tcp/22 or tcp/8000-8010")
-        })
+        let NamedService { transport, first_port, last_port } = text.parse()?;
+        let protocol = match transport {
+            Transport::Tcp => Protocol::Tcp,
+            Transport::Udp => Protocol::Udp,
+        };
+        Ok(Self(Service { protocol, first_port, last_port }))
     }
 }
 
@@ -129,21 +168,6 @@ impl fmt::Display for ServiceText {
         write!(f, "{protocol}/{first_port}")?;
         if first_port == last_port { Ok(()) } else { write!(f, "-{last_port}") }
     }
-}
-
-fn parse_service(text: &str) -> Option<Service> {
-    let (protocol, ports) = text.split_once('/')?;
-    let protocol = match protocol {
-        "tcp" => Protocol::Tcp,
-        "udp" => Protocol::Udp,
-        _ => return None,
-    };
-    let port = |digits: &str| {
-        digits.parse().ok().filter(|&port: &u16| port != 0 && !digits.starts_with('+'))
-    };
-    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-    let (first_port, last_port) = (port(first)?, port(last)?);
-    (first_port <= last_port).then_some(Service { protocol, first_port, last_port })
 }
 
 impl Config {
@@ -180,6 +204,8 @@ impl Config {
             log_prefix: ini.text("log_prefix")?.unwrap_or(default.log_prefix),
             log: ini.name("log")?.unwrap_or(default.log),
             firewall: firewall(&mut ini)?.unwrap_or(default.firewall),
+            log_rule: ini.one_of("log_rule", &LogRule::NAMES)?.unwrap_or(default.log_rule),
+            spend: ini.one_of("spend", &SpendOn::NAMES)?.unwrap_or(default.spend),
             user: ini.name("user")?,
             allow: services(&mut ini)?,
             ipv4: ini.flag("ipv4")?.unwrap_or(default.ipv4),
@@ -201,23 +227,21 @@ impl Config {
     }
 }
 
-/// What `allow` names. A knock asks for a TCP port and for nothing else, so one must be among it.
 fn firewall(ini: &mut Ini) -> Result<Option<FirewallKind>, String> {
     let name = ini.name("firewall")?;
     name.map(|name| name.parse().map_err(|why: String| ini.wrong("firewall", &why))).transpose()
 }
 
+/// What `allow` names: something, or nobody could be let in.
 fn services(ini: &mut Ini) -> Result<Option<Vec<ServiceText>>, String> {
     let Some(texts) = ini.list("allow")? else { return Ok(None) };
     let services: Result<Vec<_>, _> = texts.into_iter().map(ServiceText::try_from).collect();
     let services = services.map_err(|why| ini.wrong("allow", &why))?;
-    if services.iter().any(|text| text.0.protocol == Protocol::Tcp) {
-        return Ok(Some(services));
+    if services.is_empty() {
+        let why = "it names nothing, so nobody could be let in; name a service, like tcp/22, or remove the line";
+        return Err(ini.wrong("allow", why));
     }
-    Err(ini.wrong(
-        "allow",
-        "it names no TCP port, so nobody could be let in; name one, like tcp/22, or remove the line",
-    ))
+    Ok(Some(services))
 }
 
 /// Why there is no config to go by.
@@ -268,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn services_are_read_and_nonsense_is_refused() {
+    fn services_are_read() {
         let config = Config::parse(b"[main]\nallow = [\"tcp/22\", \"udp/60000-61000\"]\n").unwrap();
         let services: Vec<_> = config.allow.unwrap().iter().map(|text| text.0).collect();
         assert_eq!(
@@ -278,19 +302,5 @@ mod tests {
                 Service { protocol: Protocol::Udp, first_port: 60_000, last_port: 61_000 },
             ]
         );
-        for text in [
-            "",
-            "22",
-            "tcp",
-            "tcp/",
-            "tcp/0",
-            "tcp/65536",
-            "tcp/2-1",
-            "tcp/+2",
-            "icmp/1",
-            "tcp/1-2-3",
-        ] {
-            assert_eq!(parse_service(text), None, "{text:?}");
-        }
     }
 }

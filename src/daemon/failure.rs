@@ -8,7 +8,7 @@ use std::{fmt, io};
 use super::config::ConfigError;
 use super::sandbox::SandboxError;
 use super::source::SourceError;
-use crate::privileged::{DropError, Ended, FirewallError, SplitError};
+use crate::privileged::{DropError, Ended, FirewallError, HelperGone, Reply, SplitError};
 use crate::profile::NotRoots;
 
 /// Why the daemon does not start, or does not go on.
@@ -42,6 +42,10 @@ pub(super) enum Failure {
     NoProfiles(PathBuf),
     /// The sandbox cannot be closed.
     Sandbox(SandboxError),
+    /// The helper did not answer at the start.
+    NoAnswer(HelperGone),
+    /// The kernel would not log the knocks.
+    NotListening(Reply),
     /// The helper ended by itself.
     HelperGone(Ended),
     /// The operating system refused something that it should not refuse.
@@ -91,6 +95,12 @@ impl fmt::Display for Failure {
                 write!(f, "{path:?}: no profile to open for; make one: knock-genprofile NAME PORT")
             }
             Self::Sandbox(error) => error.fmt(f),
+            Self::NoAnswer(gone) => gone.fmt(f),
+            Self::NotListening(Reply::Failed(errno)) => {
+                let why = io::Error::from_raw_os_error(*errno);
+                write!(f, "the kernel refused to log the knocks: {why}; log_rule = firewall does without")
+            }
+            Self::NotListening(_) => f.write_str("the kernel's set has no room for the knocks of so many profiles"),
             Self::HelperGone(ended) => {
                 write!(f, "the helper has ended ({ended}), and every grant with it; connections that stand go on")
             }

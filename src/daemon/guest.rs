@@ -8,8 +8,9 @@ use std::net::IpAddr;
 use super::config::ServiceText;
 use super::policy::Policy;
 use crate::counter::{Counter, CounterError};
+use crate::layout::Request;
 use crate::layout::receiver::{FAR, Receiver};
-use crate::privileged::{Grants, Service};
+use crate::privileged::{Grants, Limits, Service, Spend};
 use crate::profile::{ProfileError, ProfileFiles};
 use crate::syn::{LoggedSyn, SynFields};
 
@@ -25,6 +26,8 @@ pub(super) struct Rules {
     pub(super) error_window: u32,
     /// How many grants one profile may have open at once.
     pub(super) max_open_per_profile: usize,
+    /// What uses a grant for TCP up, beside its time.
+    pub(super) spend: Spend,
 }
 
 /// A profile that may knock.
@@ -35,6 +38,10 @@ pub(super) struct Guest {
     pub(super) policy: Policy,
     /// What is open for it, within the profile's own quota.
     pub(super) grants: Grants,
+    /// What it can ask for with success, where that can be listed: its knocks are expected one by one.
+    pub(super) requests: Option<Vec<Request>>,
+    /// The counter from which on its knocks are expected.
+    pub(super) expected_from: u32,
     counter: Counter,
     heard: VecDeque<(SynFields, IpAddr)>,
 }
@@ -50,17 +57,24 @@ pub(super) enum Again {
 
 impl Guest {
     /// The knock port of the profile in `files`, and the profile.
-    pub(super) fn new(files: ProfileFiles, rules: Rules) -> Result<(u16, Self), ProfileError> {
+    pub(super) fn new(
+        files: ProfileFiles,
+        limits: &Limits,
+        rules: Rules,
+    ) -> Result<(u16, Self), ProfileError> {
         let config_path = files.dir().join("config");
         let (profile, counter) = files.parse()?;
         let allow = profile.config.allow.map(services).transpose();
         let allow =
             allow.map_err(|why| ProfileError::BadConfig(config_path, format!("allow: {why}")))?;
-        let policy = Policy { default_port: profile.config.port, allow, seconds: rules.seconds };
+        let Rules { seconds, spend, .. } = rules;
+        let policy = Policy { default_port: profile.config.port, allow, seconds, spend };
         let next = counter.read()?;
         let guest = Self {
             name: profile.name,
             receiver: Receiver::new(profile.keys, next, rules.error_window, FAR),
+            requests: policy.requests(limits),
+            expected_from: next,
             policy,
             grants: Grants::new(rules.max_open_per_profile, rules.max_open_per_profile),
             counter,
@@ -75,6 +89,15 @@ impl Guest {
         self.counter.write(used + 1)?;
         self.receiver.accept(used);
         Ok(())
+    }
+
+    /// The sequence numbers of its knocks with `count` counters from `from` on.
+    pub(super) fn sequences(&self, from: u32, count: u32) -> Vec<u32> {
+        let mut numbers = Vec::new();
+        if let Some(requests) = &self.requests {
+            self.receiver.sequences(requests, from, count, |number| numbers.push(number));
+        }
+        numbers
     }
 
     /// Recognises this knock when it comes again.

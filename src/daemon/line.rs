@@ -89,12 +89,49 @@ pub fn parse<'l>(
     framing: Framing,
     prefix: &[u8],
 ) -> Result<LoggedSyn<'l>, NotASyn> {
-    let message = match framing {
-        Framing::Syslog => head::syslog_message(line)?,
-        Framing::Kmsg => head::kmsg_message(line)?,
-        Framing::Journal => line.strip_prefix(b"MESSAGE=").ok_or(NotASyn::Framing)?,
-    };
+    let message = message(line, framing)?;
     Rest(message.strip_prefix(prefix).ok_or(NotASyn::OtherPrefix)?).packet()
+}
+
+/// The kernel's message in a line.
+pub(super) fn message(line: &[u8], framing: Framing) -> Result<&[u8], NotASyn> {
+    match framing {
+        Framing::Syslog => head::syslog_message(line),
+        Framing::Kmsg => head::kmsg_message(line),
+        Framing::Journal => line.strip_prefix(b"MESSAGE=").ok_or(NotASyn::Framing),
+    }
+}
+
+/// What our own log rules say of a packet: its text behind their prefix.
+pub(super) fn packet(text: &[u8]) -> Result<LoggedSyn<'_>, NotASyn> {
+    Rest(text).packet()
+}
+
+/// A packet of a TCP connection that came in through a grant: its text behind the prefix. Its flags do not matter.
+pub(super) fn came_in(text: &[u8]) -> Result<CameIn, NotASyn> {
+    let Ends { source, destination, destination_port, .. } = Rest(text).ends()?;
+    Ok(CameIn { source, destination, port: destination_port })
+}
+
+/// Whose connection came in, and where to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CameIn {
+    /// The client.
+    pub(super) source: IpAddr,
+    /// The address of this host.
+    pub(super) destination: IpAddr,
+    /// The port as the client sees it.
+    pub(super) port: u16,
+}
+
+/// Both ends of a packet.
+struct Ends {
+    source: IpAddr,
+    destination: IpAddr,
+    source_port: u16,
+    destination_port: u16,
+    /// IPv4: the identification. IPv6: the low 16 bits of the flow label.
+    id: u16,
 }
 
 /// The sequence number of a `/dev/kmsg` record: consecutive records have consecutive numbers.
@@ -109,8 +146,28 @@ pub fn kmsg_sequence(record: &[u8]) -> Option<u64> {
 struct Rest<'l>(&'l [u8]);
 
 impl<'l> Rest<'l> {
-    /// The packet's fields in the order in which `nf_log_syslog.c` prints them, to the end of the line.
+    /// A SYN's fields, to the end of the line.
     fn packet(mut self) -> Result<LoggedSyn<'l>, NotASyn> {
+        let Ends { source, destination, source_port, destination_port, id } = self.ends()?;
+        if self.0.starts_with(b"WINDOW=") {
+            return Err(NotASyn::NoSequence);
+        }
+        let seq = self.number(b"SEQ=").ok_or(NotASyn::Malformed("SEQ="))?;
+        let ack = self.number(b"ACK=").ok_or(NotASyn::Malformed("ACK="))?;
+        let window = self.number(b"WINDOW=").ok_or(NotASyn::Malformed("WINDOW="))?;
+        let reserved =
+            self.hex(b"RES=0x", u8::is_ascii_hexdigit).ok_or(NotASyn::Malformed("RES="))?;
+        if reserved != b"00" || !self.skip(b"SYN ") || !self.0.starts_with(b"URGP=") {
+            return Err(NotASyn::OtherFlags);
+        }
+        let options_hex = self.end_of_packet()?;
+
+        let fields = SynFields { id, seq, ack, window };
+        Ok(LoggedSyn { source, destination, source_port, destination_port, fields, options_hex })
+    }
+
+    /// A TCP packet's fields up to its ports, in the order in which `nf_log_syslog.c` prints them.
+    fn ends(&mut self) -> Result<Ends, NotASyn> {
         self.named(b"IN=").ok_or(NotASyn::Malformed("IN="))?;
         self.named(b"OUT=").ok_or(NotASyn::Malformed("OUT="))?;
         self.named(b"PHYSIN=");
@@ -133,21 +190,7 @@ impl<'l> Rest<'l> {
         }
         let source_port = self.number(b"SPT=").ok_or(NotASyn::Malformed("SPT="))?;
         let destination_port = self.number(b"DPT=").ok_or(NotASyn::Malformed("DPT="))?;
-        if self.0.starts_with(b"WINDOW=") {
-            return Err(NotASyn::NoSequence);
-        }
-        let seq = self.number(b"SEQ=").ok_or(NotASyn::Malformed("SEQ="))?;
-        let ack = self.number(b"ACK=").ok_or(NotASyn::Malformed("ACK="))?;
-        let window = self.number(b"WINDOW=").ok_or(NotASyn::Malformed("WINDOW="))?;
-        let reserved =
-            self.hex(b"RES=0x", u8::is_ascii_hexdigit).ok_or(NotASyn::Malformed("RES="))?;
-        if reserved != b"00" || !self.skip(b"SYN ") || !self.0.starts_with(b"URGP=") {
-            return Err(NotASyn::OtherFlags);
-        }
-        let options_hex = self.end_of_packet()?;
-
-        let fields = SynFields { id, seq, ack, window };
-        Ok(LoggedSyn { source, destination, source_port, destination_port, fields, options_hex })
+        Ok(Ends { source, destination, source_port, destination_port, id })
     }
 
     /// `MAC=…` (perhaps empty), or `MACSRC=… MACDST=… [VPROTO=… VID=…] MACPROTO=…`; a packet of our own has neither.

@@ -15,14 +15,17 @@ mod check;
 mod cli;
 pub mod config;
 mod door;
+mod expected;
 mod failure;
 mod guest;
 pub mod line;
 mod meter;
 #[cfg(feature = "misbehave")]
 mod misbehave;
+mod openings;
 mod outcome;
 mod policy;
+mod said;
 mod sandbox;
 mod say;
 mod setup;

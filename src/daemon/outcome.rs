@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
+use super::openings::{Arrival, Opening};
 use super::policy::Refused;
 use super::wrong::Tally;
 use crate::counter::CounterError;
@@ -32,6 +33,19 @@ pub(super) enum Outcome {
     NotOpened(String, Request, Reply),
     /// The door is open.
     Opened(String, Request),
+    /// A valid knock for a port that is allowed by TCP and by UDP: what came of each.
+    Each(Vec<Outcome>),
+}
+
+impl Outcome {
+    /// Whether anything was opened.
+    pub(super) fn has_opened(&self) -> bool {
+        match self {
+            Self::Opened(..) => true,
+            Self::Each(outcomes) => outcomes.iter().any(Self::has_opened),
+            _ => false,
+        }
+    }
 }
 
 /// An outcome, the address that the knock came from, and the profiles that knock on its port. For the log.
@@ -45,6 +59,10 @@ impl fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { outcome, source, profiles } = self;
         match outcome {
+            Outcome::Each(outcomes) => outcomes.iter().enumerate().try_for_each(|(at, outcome)| {
+                f.write_str(if at == 0 { "" } else { "; " })?;
+                Told { outcome, source: *source, profiles }.fmt(f)
+            }),
             Outcome::NoProfile => write!(f, "{source}: no profile knocks on this port"),
             Outcome::Repeated => write!(f, "{source}: the same knock again (profile {profiles})"),
             Outcome::Wrong(Some(tally)) => write!(f, "profile {profiles}: {tally}"),
@@ -96,4 +114,23 @@ fn not_opened(
     Request { address, protocol, port, .. }: &Request,
 ) -> fmt::Result {
     write!(f, "could not open {protocol}/{port} to {address} (profile {profile:?}): ")
+}
+
+/// A connection that came in. For the log.
+impl fmt::Display for Arrival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Request { address, protocol, port, .. } = self.request;
+        let (profile, after) = (&self.profile, self.after.as_millis());
+        write!(f, "{address} came in at {protocol}/{port} after {after} ms (profile {profile:?})")?;
+        f.write_str(if self.is_last { ": closed behind it" } else { ": open for another" })
+    }
+}
+
+/// An opening whose time is over. For the log.
+impl fmt::Display for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Request { address, protocol, port, .. } = self.request;
+        let used = if self.was_not_used() { "not used" } else { "its time is over" };
+        write!(f, "{protocol}/{port} for {address} (profile {:?}): {used}", self.profile)
+    }
 }

@@ -14,10 +14,37 @@ pub(super) struct Policy {
     pub(super) allow: Option<Vec<Service>>,
     /// How long a grant lasts, in seconds.
     pub(super) seconds: u16,
+    /// What uses a grant for TCP up, beside its time.
+    pub(super) spend: Spend,
 }
 
+/// The most requests that are listed one by one. With more, a profile's knocks are too many to be expected.
+const MOST_REQUESTS: usize = 256;
+
 impl Policy {
-    /// The grant that `asked` means for whoever sent `syn`, if they may have it.
+    /// Everything that can be asked for with success; None where that is too much to list, as without any `allow`.
+    pub(super) fn requests(&self, limits: &Limits) -> Option<Vec<layout::Request>> {
+        let allow = self.allow.as_ref().or(limits.allow.as_ref())?;
+        let is_allowed = |protocol, port| {
+            [&self.allow, &limits.allow]
+                .into_iter()
+                .flatten()
+                .all(|services| services.iter().any(|service| service.contains(protocol, port)))
+        };
+        let mut ports: Vec<u16> = Vec::new();
+        for service in allow {
+            let all = service.first_port..=service.last_port;
+            ports.extend(all.filter(|port| is_allowed(service.protocol, *port)));
+        }
+        // 0 asks for the profile's default.
+        ports.extend(self.default_port.filter(|port| ports.contains(port)).map(|_| 0));
+        ports.sort_unstable();
+        ports.dedup();
+        (ports.len() <= MOST_REQUESTS).then(|| ports.into_iter().map(layout::Request).collect())
+    }
+
+    /// The grants that `asked` means for whoever sent `syn`: for TCP, for UDP, or one for each, as far as they may have
+    /// them.
     ///
     /// The limits are the helper's too. It takes a request outside them for a sign that this process has been taken
     /// over, so none may ever be sent.
@@ -26,28 +53,37 @@ impl Policy {
         limits: &Limits,
         syn: &LoggedSyn<'_>,
         asked: layout::Request,
-    ) -> Result<Request, Refused> {
+    ) -> Result<Vec<Request>, Refused> {
         let port = match asked.0 {
             0 => self.default_port.ok_or(Refused::NoDefault)?,
             port => port,
         };
-        let request = Request {
-            address: syn.source,
-            destination: syn.destination,
-            protocol: Protocol::Tcp,
-            port,
-            seconds: self.seconds,
-            spend: Spend::One,
-        };
-        if self
-            .allow
-            .as_ref()
-            .is_some_and(|allow| !allow.iter().any(|service| service.contains(Protocol::Tcp, port)))
-        {
-            return Err(Refused::ByProfile(port));
+        // A UDP flow has no handshake that a blind sender could not fake: nothing uses such a grant up but its time.
+        let meant = [(Protocol::Tcp, self.spend), (Protocol::Udp, Spend::Any)];
+        let (mut requests, mut refused) = (Vec::new(), None);
+        for (protocol, spend) in meant {
+            let is_allowed =
+                |allow: &Vec<Service>| allow.iter().any(|one| one.contains(protocol, port));
+            if !self.allow.as_ref().is_none_or(is_allowed) {
+                continue;
+            }
+            let (address, destination, seconds) = (syn.source, syn.destination, self.seconds);
+            let request = Request { address, destination, protocol, port, seconds, spend };
+            match limits.check(&request) {
+                Ok(()) => requests.push(request),
+                Err(_) if protocol == Protocol::Udp && limits.allow.is_none() => {
+                    refused = refused.or(Some(Refused::TcpAlone(port)));
+                }
+                Err(refusal) => {
+                    refused = refused.or(Some(Refused::ByLimits(protocol, port, refusal)));
+                }
+            }
         }
-        limits.check(&request).map_err(|refusal| Refused::ByLimits(port, refusal))?;
-        Ok(request)
+        if requests.is_empty() {
+            Err(refused.unwrap_or(Refused::ByProfile(port)))
+        } else {
+            Ok(requests)
+        }
     }
 }
 
@@ -58,8 +94,10 @@ pub(super) enum Refused {
     NoDefault,
     /// The profile's `allow` does not have the port.
     ByProfile(u16),
+    /// The profile's `allow` has it for UDP, and root's names nothing.
+    TcpAlone(u16),
     /// Root's limits refuse it.
-    ByLimits(u16, Refusal),
+    ByLimits(Protocol, u16, Refusal),
 }
 
 impl fmt::Display for Refused {
@@ -68,8 +106,88 @@ impl fmt::Display for Refused {
             Self::NoDefault => f.write_str(
                 "it names no port and the profile has no default; set `port` in its config",
             ),
-            Self::ByProfile(port) => write!(f, "tcp/{port} is not in the profile's `allow`"),
-            Self::ByLimits(port, refusal) => write!(f, "tcp/{port}: {refusal}"),
+            Self::ByProfile(port) => write!(f, "port {port} is not in the profile's `allow`"),
+            Self::TcpAlone(port) => write!(
+                f,
+                "udp/{port}: `config` has no `allow`, so it is TCP alone; name udp/{port} there"
+            ),
+            // It names the service itself.
+            Self::ByLimits(.., refusal @ Refusal::Service(..)) => refusal.fmt(f),
+            Self::ByLimits(protocol, port, refusal) => write!(f, "{protocol}/{port}: {refusal}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::syn::SynFields;
+
+    fn limits(allow: Option<&[Service]>) -> Limits {
+        let allow = allow.map(<[_]>::to_vec);
+        let (max_seconds, max_open, max_open_per_source) = (60, 10, 10);
+        Limits { allow, max_seconds, max_open, max_open_per_source, ipv4: true, ipv6: true }
+    }
+
+    fn service(protocol: Protocol, port: u16) -> Service {
+        Service { protocol, first_port: port, last_port: port }
+    }
+
+    /// What a request is granted, or why not.
+    fn granted(
+        profile: Option<&[Service]>,
+        root: Option<&[Service]>,
+        port: u16,
+    ) -> Result<Vec<(Protocol, Spend)>, String> {
+        let allow = profile.map(<[_]>::to_vec);
+        let policy = Policy { default_port: None, allow, seconds: 15, spend: Spend::One };
+        let syn = LoggedSyn {
+            source: "192.0.2.7".parse().unwrap(),
+            destination: "192.0.2.1".parse().unwrap(),
+            source_port: 2000,
+            destination_port: 666,
+            fields: SynFields { id: 0, seq: 0, ack: 0, window: 0 },
+            options_hex: b"",
+        };
+        let decided = policy.decide(&limits(root), &syn, layout::Request(port));
+        let decided = decided.map_err(|refused| refused.to_string())?;
+        assert!(decided.iter().all(|request| request.port == port && request.seconds == 15));
+        Ok(decided.iter().map(|request| (request.protocol, request.spend)).collect())
+    }
+
+    #[test]
+    fn a_request_opens_what_is_allowed_for_its_port_by_tcp_and_by_udp() {
+        let tcp = (Protocol::Tcp, Spend::One);
+        let udp = (Protocol::Udp, Spend::Any);
+        let [ssh, https, quic, wireguard] =
+            [(tcp.0, 22), (tcp.0, 443), (udp.0, 443), (udp.0, 51820)]
+                .map(|(protocol, port)| service(protocol, port));
+        let all = [ssh, https, quic, wireguard];
+        for (profile, root, port, expected) in [
+            (None, None, 443, vec![tcp]),
+            (None, Some(&all[..]), 22, vec![tcp]),
+            (None, Some(&all), 443, vec![tcp, udp]),
+            (None, Some(&all), 51820, vec![udp]),
+            (Some(&[quic, ssh][..]), Some(&all), 443, vec![udp]),
+            (Some(&[https][..]), Some(&all), 443, vec![tcp]),
+            (Some(&[https, quic][..]), None, 443, vec![tcp]),
+            (Some(&all[..]), Some(&[quic][..]), 443, vec![udp]),
+        ] {
+            assert_eq!(granted(profile, root, port), Ok(expected), "{profile:?} {root:?} {port}");
+        }
+        for (profile, root, port, why) in [
+            (None, Some(&all[..]), 80, "tcp/80 is not among the services in `allow`"),
+            (Some(&[ssh][..]), Some(&all), 443, "port 443 is not in the profile's `allow`"),
+            (Some(&[wireguard][..]), None, 51820, "name udp/51820 there"),
+            (
+                Some(&[wireguard][..]),
+                Some(&[ssh][..]),
+                51820,
+                "udp/51820 is not among the services",
+            ),
+        ] {
+            let refused = granted(profile, root, port).unwrap_err();
+            assert!(refused.contains(why), "{refused}");
         }
     }
 }

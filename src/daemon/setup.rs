@@ -2,20 +2,18 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Pid, User, geteuid};
 
 use super::cli::Args;
-use super::config::{Config, FirewallKind};
-use super::door::Door;
+use super::config::{Config, FirewallKind, LogRule, SpendOn};
+use super::door::{Door, Means};
 use super::failure::Failure;
 use super::guest::Rules;
 use super::say;
 use super::source::{Choice, Opened};
-use crate::privileged::{BackEnd, Firewall, FirewallError, Ids, Limits, LogRules};
+use crate::privileged::{BackEnd, Firewall, FirewallError, Ids, Limits, LogRules, Spend};
 use crate::profile::{self, NotRoots, ProfileError, ProfileFiles};
 
 const DEFAULT_USER: &str = "knockknock";
@@ -104,9 +102,8 @@ impl Setup {
     }
 
     /// The firewall, ready to be handed to the helper.
-    pub(super) fn firewall(&self) -> Result<Firewall, Failure> {
-        let log = Self::log_rules()?;
-        let create = |back_end| Firewall::create(&self.table, back_end, &log, self.config.max_open);
+    pub(super) fn firewall(&self, log: &LogRules) -> Result<Firewall, Failure> {
+        let create = |back_end| Firewall::create(&self.table, back_end, log, self.config.max_open);
         match self.config.firewall {
             FirewallKind::Conntrack => create(BackEnd::Conntrack),
             FirewallKind::Nftables => create(BackEnd::Nftables),
@@ -121,16 +118,24 @@ impl Setup {
         .map_err(Failure::Firewall)
     }
 
+    /// What `firewall` can do for us, and the config lets it.
+    pub(super) fn means(&self, firewall: &Firewall) -> Means {
+        let has_table = firewall.has_table();
+        Means {
+            logs: has_table && self.config.log_rule == LogRule::Own,
+            tells: has_table && firewall.conntrack_helpers().is_some(),
+        }
+    }
+
     /// What our table logs. The prefixes are another's at each start: another daemon's lines are never taken for ours.
-    fn log_rules() -> Result<LogRules, Failure> {
-        let mut random = [0; 4];
-        File::open("/dev/urandom")
-            .and_then(|mut file| file.read_exact(&mut random))
-            .map_err(|why| Failure::System("cannot read /dev/urandom", why))?;
-        let tag = u32::from_be_bytes(random);
+    pub(super) fn log_rules() -> Result<LogRules, Failure> {
+        // Its first 8 digits are random.
+        let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")
+            .map_err(|why| Failure::System("cannot read a random number from /proc", why))?;
+        let tag = uuid.get(..8).unwrap_or_default();
         Ok(LogRules {
-            knock_prefix: format!("KNOCK {tag:08x} "),
-            came_in_prefix: format!("KNOCK-IN {tag:08x} "),
+            knock_prefix: format!("KNOCK {tag} "),
+            came_in_prefix: format!("KNOCK-IN {tag} "),
             per_second: KNOCK_PORT_LINES,
             burst: KNOCK_PORT_BURST,
         })
@@ -145,7 +150,7 @@ impl Setup {
             config_dir: PathBuf::new(),
             ..*self
         }
-        .firewall()
+        .firewall(&Self::log_rules()?)
     }
 
     /// The log, opened.
@@ -179,6 +184,7 @@ impl Setup {
         &self,
         files: Vec<ProfileFiles>,
         limits: Limits,
+        means: Means,
     ) -> Result<(Door, usize), Failure> {
         for files in files.iter().filter(|files| files.readable_by_others()) {
             say::event(format_args!(
@@ -191,9 +197,12 @@ impl Setup {
         {
             say::event(said);
         }
-        let Config { delay, error_window, max_open_per_profile, .. } = self.config;
-        let rules = Rules { seconds: delay, error_window, max_open_per_profile };
-        let (door, broken) = Door::new(files, limits, rules);
+        let Config { delay, error_window, max_open_per_profile, spend, .. } = self.config;
+        // Without somebody who tells, nothing would ever shut the door behind a handshake.
+        let spend =
+            if means.tells && spend == SpendOn::Handshake { Spend::Any } else { Spend::One };
+        let rules = Rules { seconds: delay, error_window, max_open_per_profile, spend };
+        let (door, broken) = Door::new(files, limits, rules, means);
         for error in &broken {
             left_out(error);
         }

@@ -16,15 +16,17 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{Pid, getppid};
 
-use super::door::Door;
+use super::door::{Door, Listening, Means};
 use super::failure::Failure;
+use super::said::Prefixes;
 use super::sandbox;
 use super::say;
 use super::setup::Setup;
 use super::source::{Opened, Source};
 use super::unread::Unread;
 use super::watch::Watch;
-use crate::privileged::{self, Ids, Limits};
+use crate::layout::receiver::FAR;
+use crate::privileged::{self, Helper, Ids, Limits};
 
 /// Starts the daemon, and returns when it has ended as it was told to.
 pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
@@ -34,18 +36,22 @@ pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
     let limits = setup.limits();
 
     // The helper comes first: it must never have had a profile, a key or a log in its memory.
-    let firewall = setup.firewall()?;
+    let log_rules = Setup::log_rules()?;
+    let firewall = setup.firewall(&log_rules)?;
+    let means = setup.means(&firewall);
     cap_writing()?;
-    let helper = privileged::split(firewall, &limits, &user).map_err(Failure::NoHelper)?;
+    let mut helper = privileged::split(firewall, &limits, &user).map_err(Failure::NoHelper)?;
 
-    match prepare(setup, &user, limits, helper.pid()) {
+    let prepared = prepare(setup, &user, limits, means, helper.pid());
+    match prepared.and_then(|prepared| listen(setup, prepared, &mut helper)) {
         Ok(Prepared { source, door, signals }) => {
             say::event(format_args!("watching {source}"));
             say::ready();
             let log_prefix = setup.config.log_prefix.clone();
+            let prefixes = Prefixes::new(log_rules, log_prefix, means.logs);
             let verbose = setup.verbose;
             let unread = Unread::default();
-            Watch { source, door, helper, signals, log_prefix, verbose, unread }.run()
+            Watch { source, door, helper, signals, prefixes, verbose, unread }.run()
         }
         Err(failure) => {
             // Whoever looks after we have ended finds nothing of ours.
@@ -62,7 +68,41 @@ struct Prepared {
     signals: SignalFd,
 }
 
-fn prepare(setup: &Setup, user: &Ids, limits: Limits, helper: Pid) -> Result<Prepared, Failure> {
+/// Has the kernel log the knocks, and says what that leaves open to a flood.
+fn listen(setup: &Setup, mut prepared: Prepared, helper: &mut Helper) -> Result<Prepared, Failure> {
+    let window = setup.config.error_window;
+    let listening = prepared.door.listen(helper, window).map_err(Failure::NoAnswer)?;
+    let Listening { numbers, counters, ports } = listening.map_err(Failure::NotListening)?;
+    if setup.verbose {
+        say::event(format_args!("{numbers} sequence numbers are expected"));
+    }
+    if numbers > 0 && counters < FAR {
+        say::event(format_args!(
+            "so many profiles share the kernel's set that knocks are heard up to {counters} counters ahead, not {FAR}"
+        ));
+    }
+    if !ports.is_empty() {
+        let names: Vec<_> = ports.iter().map(|port| prepared.door.profile_names(*port)).collect();
+        let shown = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        say::event(format_args!(
+            "no `allow`, or one too wide to list, for the profiles {shown}{}: a flood of SYNs can silence their knocks; \
+             write what they may ask for, as in allow = tcp/22",
+            if names.len() > NAMED { " and others" } else { "" }
+        ));
+    }
+    Ok(prepared)
+}
+
+/// More profiles than these would hide what a line says.
+const NAMED: usize = 5;
+
+fn prepare(
+    setup: &Setup,
+    user: &Ids,
+    limits: Limits,
+    means: Means,
+    helper: Pid,
+) -> Result<Prepared, Failure> {
     // Root opens, and looks at nothing.
     raise_file_limit()?;
     let source = setup.source()?;
@@ -75,7 +115,7 @@ fn prepare(setup: &Setup, user: &Ids, limits: Limits, helper: Pid) -> Result<Pre
 
     // From here on nothing is root's. The files are restricted before the log is watched, because that starts
     // threads; the system calls after, because the filter is for all of them.
-    let (door, _) = setup.door(files, limits)?;
+    let (door, _) = setup.door(files, limits, means)?;
     if !sandbox::restrict_files(&readable).map_err(Failure::Sandbox)? {
         say::event(
             "this kernel has no Landlock: a daemon that was taken over could read what its user may read",

@@ -13,8 +13,9 @@ use nix::sys::signalfd::SignalFd;
 
 use super::door::Door;
 use super::failure::Failure;
-use super::line;
+use super::line::NotASyn;
 use super::outcome::{Outcome, Told};
+use super::said::{Prefixes, Said};
 use super::say;
 use super::source::{PortSet, Source};
 use super::unread::{Unread, Verdict};
@@ -27,7 +28,7 @@ pub(super) struct Watch {
     pub(super) door: Door,
     pub(super) helper: Helper,
     pub(super) signals: SignalFd,
-    pub(super) log_prefix: String,
+    pub(super) prefixes: Prefixes,
     pub(super) verbose: bool,
     pub(super) unread: Unread,
 }
@@ -35,7 +36,7 @@ pub(super) struct Watch {
 impl Watch {
     /// Watches until a signal says stop. The helper's end, and a log that cannot be read any more, are failures.
     pub(super) fn run(mut self) -> Result<(), Failure> {
-        let knock_ports: PortSet = self.door.knock_ports().collect();
+        let wanted = self.door.wanted_ports();
         loop {
             let woken = self.wait()?;
             if woken.signal && self.is_told_to_stop()? {
@@ -47,11 +48,13 @@ impl Watch {
                 return Err(Failure::HelperGone(self.helper.end()));
             }
             if woken.log {
-                self = self.read(&knock_ports)?;
+                self = self.read(&wanted)?;
             }
-            for (port, tally) in self.door.due(Instant::now()) {
+            let now = Instant::now();
+            for (port, tally) in self.door.due(now) {
                 say::event(format_args!("profile {}: {tally}", self.door.profile_names(port)));
             }
+            self.door.over(now).into_iter().for_each(say::event);
         }
     }
 
@@ -97,16 +100,31 @@ impl Watch {
 
     /// Reads what there is, up to a bound, so that a flood does not keep a signal waiting; what is left wakes the loop
     /// again.
-    fn read(mut self, knock_ports: &PortSet) -> Result<Self, Failure> {
-        let Self { source, door, helper, log_prefix, verbose, unread, .. } = &mut self;
+    fn read(mut self, wanted: &PortSet) -> Result<Self, Failure> {
+        let Self { source, door, helper, prefixes, verbose, unread, .. } = &mut self;
         let framing = source.framing();
         let mut gone = None;
-        let reports = source.read(knock_ports, &mut |bytes| {
+        let reports = source.read(wanted, &mut |bytes| {
             if gone.is_some() {
                 return;
             }
-            let syn = match line::parse(bytes.trim_ascii_end(), framing, log_prefix.as_bytes()) {
-                Ok(syn) => syn,
+            let done = match prefixes.read(bytes.trim_ascii_end(), framing) {
+                Ok(Said::Syn(syn)) => {
+                    unread.understood();
+                    let outcome = door.knock(&syn, helper, Instant::now());
+                    outcome.map(|outcome| say_outcome(*verbose, door, &syn, &outcome))
+                }
+                Ok(Said::CameIn(line)) => {
+                    unread.understood();
+                    let arrival = door.came_in(line, helper, Instant::now());
+                    arrival.map(|arrival| arrival.into_iter().for_each(say::event))
+                }
+                // With our own lines, those of other firewalls may be as they like.
+                Err(why @ (NotASyn::OtherPrefix | NotASyn::NoSequence))
+                    if prefixes.own_is_enough =>
+                {
+                    return say::detail(*verbose, format_args!("not a knock: {why}"));
+                }
                 Err(why) => {
                     return match unread.judge(why) {
                         verdict @ Verdict::Detail(_) => say::detail(*verbose, verdict),
@@ -114,11 +132,7 @@ impl Watch {
                     };
                 }
             };
-            unread.understood();
-            match door.knock(&syn, helper, Instant::now()) {
-                Ok(outcome) => say_outcome(*verbose, door, &syn, &outcome),
-                Err(error) => gone = Some(error),
-            }
+            gone = done.err();
         });
         for report in reports.map_err(Failure::Log)? {
             say::event(report);

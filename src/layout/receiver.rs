@@ -80,6 +80,12 @@ impl Receiver {
         Some(counter - self.next)
     }
 
+    /// Hands `each` the sequence numbers of the knocks that ask for one of `requests` with one of `count` counters from
+    /// `from` on.
+    pub fn sequences(&self, requests: &[Request], from: u32, count: u32, each: impl FnMut(u32)) {
+        classic::sequences(&self.keys, requests, from, count, each);
+    }
+
     /// Whether this is one of the last knocks that were used or passed over.
     #[must_use]
     pub fn look_behind(&self, fields: &SynFields) -> bool {

@@ -10,7 +10,7 @@ use std::fmt;
 use std::io::{stdin, stdout};
 use std::mem::forget;
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
 
 use caps::Capability;
 use nix::errno::Errno;
@@ -75,6 +75,8 @@ fn be_the_helper(
     requests: OwnedFd,
     replies: OwnedFd,
 ) -> ! {
+    // Rust's own hook opens files for a backtrace where the environment asks for one: the filter would kill us half-way.
+    set_hook(Box::new(|panic| super::complain(panic)));
     let life = catch_unwind(AssertUnwindSafe(|| {
         if let Err(reason) = settle(&mut firewall, requests, replies).and_then(|()| confine(ids)) {
             // To the daemon, which reports it as the reason why it does not start.

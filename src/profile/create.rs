@@ -11,17 +11,26 @@ use base64::prelude::BASE64_STANDARD;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use zeroize::Zeroizing;
 
+use super::allow::{InConfig, Plan};
+use super::service::{NamedService, listed};
 use super::{ProfileConfig, ProfileError, names};
 use crate::layout::classic::KEY_LEN;
 
-/// Makes the profile `name` with fresh random keys in `profiles_dir` and returns its directory (0700, files 0600).
+/// Makes the profile `name` with fresh random keys in `config_dir`, and returns its directory (0700, files 0600). It may
+/// ask for what `allow` names, if that names anything; then `config` gets the same line, unless it has one.
 ///
 /// It is built under a hidden name, synced, and then renamed: a profile that is there is whole.
-pub fn create(profiles_dir: &Path, name: &str, knock_port: u16) -> Result<PathBuf, CreateError> {
+pub fn create(
+    config_dir: &Path,
+    name: &str,
+    knock_port: u16,
+    allow: &[NamedService],
+) -> Result<(PathBuf, InConfig), CreateError> {
     check_name(name)?;
     if knock_port == 0 {
         return Err(CreateError::PortZero);
     }
+    let profiles_dir = &config_dir.join("profiles");
     let failed = |path: &Path, why| CreateError::Io(path.to_owned(), why);
     private_dir(true).create(profiles_dir).map_err(|why| failed(profiles_dir, why))?;
     // Two at once must not both find the port free.
@@ -35,11 +44,15 @@ pub fn create(profiles_dir: &Path, name: &str, knock_port: u16) -> Result<PathBu
     refuse_taken_port(profiles_dir, knock_port)?;
 
     let hidden = Unfinished(profiles_dir.join(format!(".new-{}", process::id())));
-    write_files(&hidden.0, knock_port).map_err(|why| failed(&hidden.0, why))?;
+    write_files(&hidden.0, knock_port, allow).map_err(|why| failed(&hidden.0, why))?;
+    // All that can fail for want of room or sense has been done when the names change.
+    let plan = Plan::make(config_dir, allow)?;
     renameat2(AT_FDCWD, &hidden.0, AT_FDCWD, &dir, RenameFlags::RENAME_NOREPLACE)
         .map_err(|why| failed(&dir, why.into()))?;
+    let made = Unfinished(dir);
+    let in_config = plan.carry_out()?;
     lock.sync_all().map_err(|why| failed(profiles_dir, why))?;
-    Ok(dir)
+    Ok((made.keep(), in_config))
 }
 
 /// A name is the name of a directory, and goes into an `scp` line: no path, nothing hidden, nothing that is an option.
@@ -67,7 +80,7 @@ fn refuse_taken_port(profiles_dir: &Path, knock_port: u16) -> Result<(), CreateE
     Ok(())
 }
 
-fn write_files(dir: &Path, knock_port: u16) -> io::Result<()> {
+fn write_files(dir: &Path, knock_port: u16, allow: &[NamedService]) -> io::Result<()> {
     private_dir(false).create(dir)?;
     // What the umask took away is given back to the owner; others never had anything.
     fs::set_permissions(dir, Permissions::from_mode(0o700))?;
@@ -79,7 +92,12 @@ fn write_files(dir: &Path, knock_port: u16) -> io::Result<()> {
         write_file(&dir.join(name), line.as_bytes())?;
     }
     write_file(&dir.join("counter"), b"0\n")?;
-    write_file(&dir.join("config"), format!("[main]\nknock_port = {knock_port}\n\n").as_bytes())?;
+    let allow = match allow {
+        [] => String::new(),
+        services => format!("allow = {}\n", listed(services, ", ")),
+    };
+    let config = format!("[main]\nknock_port = {knock_port}\n{allow}\n");
+    write_file(&dir.join("config"), config.as_bytes())?;
     File::open(dir)?.sync_all()
 }
 
@@ -96,12 +114,18 @@ fn private_dir(with_parents: bool) -> DirBuilder {
     builder
 }
 
-/// A directory that goes away again unless it was renamed in time.
+/// A directory that goes away again unless it was renamed in time, or kept.
 struct Unfinished(PathBuf);
+
+impl Unfinished {
+    fn keep(mut self) -> PathBuf {
+        std::mem::take(&mut self.0)
+    }
+}
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        // After the rename there is nothing under this name, and nothing to remove.
+        // After the rename there is nothing under this name, and what is kept has none here: nothing to remove.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -119,6 +143,8 @@ pub enum CreateError {
     PortTaken(u16, String),
     /// Another profile is broken, so nobody knows which port it knocks on.
     BrokenOther(ProfileError),
+    /// The server's `config` cannot be understood, or not be added to.
+    BadConfig(PathBuf, String),
     /// A file or directory could not be read or made.
     Io(PathBuf, io::Error),
 }
@@ -143,6 +169,7 @@ impl fmt::Display for CreateError {
             Self::BrokenOther(error) => {
                 write!(f, "another profile is broken, mend or remove it first: {error}")
             }
+            Self::BadConfig(path, why) => write!(f, "{path:?}: {why}"),
             Self::Io(path, why) if why.kind() == io::ErrorKind::PermissionDenied => {
                 write!(f, "{path:?}: {why}; profiles are made by root: try sudo")
             }
@@ -162,12 +189,16 @@ mod tests {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
     }
 
+    fn services(texts: &[&str]) -> Vec<NamedService> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
     #[test]
     fn a_new_profile_loads_and_is_its_owner_s_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let profiles = dir.path().join("etc/profiles");
-        let made = create(&profiles, "laptop", 666).unwrap();
-        assert_eq!(made, profiles.join("laptop"));
+        let config_dir = dir.path().join("etc");
+        let (made, in_config) = create(&config_dir, "laptop", 666, &[]).unwrap();
+        assert_eq!(made, config_dir.join("profiles/laptop"));
         let (profile, counter) = Profile::load(&made).unwrap();
         assert_eq!((profile.name.as_str(), profile.config.knock_port), ("laptop", 666));
         assert_eq!(counter.read().unwrap(), 0);
@@ -176,14 +207,68 @@ mod tests {
             assert_eq!(mode(&made.join(file)), 0o600, "{file}");
         }
         assert_eq!(fs::read(made.join("config")).unwrap(), b"[main]\nknock_port = 666\n\n");
-        assert_eq!(names(&profiles).unwrap(), ["laptop"]);
+        assert_eq!(names(&config_dir.join("profiles")).unwrap(), ["laptop"]);
+        assert_eq!(in_config, InConfig::Kept { allow: None, missing: vec![] });
+        assert!(!config_dir.join("config").exists(), "any port: nothing is limited");
+    }
+
+    #[test]
+    fn what_it_may_ask_for_is_in_the_profile_and_in_a_config_that_names_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("config");
+        let allow = services(&["tcp/22", "udp/51820"]);
+        let (made, in_config) = create(dir.path(), "a", 1, &allow).unwrap();
+        assert_eq!(in_config, InConfig::Written);
+        assert_eq!(
+            fs::read(made.join("config")).unwrap(),
+            b"[main]\nknock_port = 1\nallow = tcp/22, udp/51820\n\n"
+        );
+        assert_eq!(Profile::load(&made).unwrap().0.config.allow.unwrap(), ["tcp/22", "udp/51820"]);
+        assert_eq!(fs::read(&config).unwrap(), b"[main]\nallow = tcp/22, udp/51820\n");
+        assert_eq!(mode(&config), 0o600);
+
+        fs::write(&config, "# mine\n[main]\ndelay = 20\n").unwrap();
+        fs::set_permissions(&config, Permissions::from_mode(0o644)).unwrap();
+        create(dir.path(), "b", 2, &services(&["tcp/80-90"])).unwrap();
+        let written = "# mine\n[main]\nallow = tcp/80-90\ndelay = 20\n";
+        assert_eq!(fs::read_to_string(&config).unwrap(), written);
+        assert_eq!(mode(&config), 0o644);
+
+        let (_, in_config) = create(dir.path(), "c", 3, &services(&["tcp/85", "tcp/443"])).unwrap();
+        let allow = Some(services(&["tcp/80-90"]));
+        assert_eq!(in_config, InConfig::Kept { allow, missing: services(&["tcp/443"]) });
+        assert_eq!(fs::read_to_string(&config).unwrap(), written, "what is there stays");
+    }
+
+    #[test]
+    fn a_config_that_is_a_link_stays_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().join("real");
+        fs::write(&real, "[main]\n").unwrap();
+        std::os::unix::fs::symlink(&real, dir.path().join("config")).unwrap();
+        create(dir.path(), "a", 1, &services(&["tcp/22"])).unwrap();
+        assert!(dir.path().join("config").is_symlink());
+        assert_eq!(fs::read(&real).unwrap(), b"[main]\nallow = tcp/22\n");
+    }
+
+    #[test]
+    fn a_config_that_cannot_be_understood_stops_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for text in ["[mian]\n", "[main]\nallow = ssh\n", "delay = 3\n"] {
+            fs::write(dir.path().join("config"), text).unwrap();
+            let error = create(dir.path(), "a", 1, &services(&["tcp/22"])).unwrap_err();
+            assert!(matches!(&error, CreateError::BadConfig(..)), "{error}");
+            assert_eq!(fs::read_to_string(dir.path().join("config")).unwrap(), text);
+            let left = fs::read_dir(dir.path()).unwrap().count();
+            assert_eq!((left, names(&dir.path().join("profiles")).unwrap().len()), (2, 0));
+        }
     }
 
     #[test]
     fn two_profiles_have_different_keys() {
         let dir = tempfile::tempdir().unwrap();
         let keys = |name, port| {
-            let made = create(dir.path(), name, port).unwrap();
+            let (made, _) = create(dir.path(), name, port, &[]).unwrap();
             ["cipher.key", "mac.key"].map(|file| fs::read(made.join(file)).unwrap())
         };
         let (a, b) = (keys("a", 1), keys("b", 2));
@@ -193,7 +278,7 @@ mod tests {
     #[test]
     fn what_is_refused_leaves_everything_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
-        create(dir.path(), "taken", 666).unwrap();
+        create(dir.path(), "taken", 666, &[]).unwrap();
         let long = "x".repeat(201);
         for (name, port) in [
             ("taken", 667),
@@ -209,10 +294,15 @@ mod tests {
             ("a\nb", 667),
             (&long, 667),
         ] {
-            assert!(create(dir.path(), name, port).is_err(), "{name:?} {port}");
+            assert!(
+                create(dir.path(), name, port, &services(&["tcp/22"])).is_err(),
+                "{name:?} {port}"
+            );
         }
-        let left: Vec<_> =
-            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, ["taken"]);
+        let left = |path: &Path| -> Vec<_> {
+            fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+        };
+        assert_eq!(left(dir.path()), ["profiles"]);
+        assert_eq!(left(&dir.path().join("profiles")), ["taken"]);
     }
 }

@@ -71,6 +71,16 @@ impl Ini {
         Ok(Self { settings, known: Vec::new() })
     }
 
+    /// Whether this says what `other` says and, in addition, `key = value`.
+    pub(crate) fn is_same_and(&self, other: &Self, key: &str, value: &str) -> bool {
+        let words = |ini: &Self| -> BTreeMap<String, Option<String>> {
+            ini.settings.iter().map(|(key, one)| (key.clone(), one.value.clone())).collect()
+        };
+        let mut expected = words(other);
+        let is_new = expected.insert(key.to_owned(), Some(value.to_owned())).is_none();
+        is_new && words(self) == expected
+    }
+
     /// A whole number, as Python's `int` reads it.
     pub(crate) fn number<T>(
         &mut self,

@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod allow;
 mod config;
 mod create;
 mod error;
@@ -20,16 +21,19 @@ mod files;
 mod ini;
 mod plain;
 mod roots;
+mod service;
 
 use std::io;
 use std::path::Path;
 
+pub use allow::{FirewallChoice, InConfig};
 pub use config::{Layout, ProfileConfig};
 pub use create::{CreateError, create};
 pub use error::ProfileError;
 pub use files::ProfileFiles;
 pub(crate) use ini::Ini;
 pub use roots::{NotRoots, roots_alone};
+pub use service::{NamedService, Transport, listed};
 
 use crate::counter::Counter;
 use crate::layout::classic::Keys;

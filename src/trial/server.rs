@@ -73,8 +73,8 @@ impl Server {
             }
             _ => {}
         }
-        let made = create(&dir.path.join("profiles"), PROFILE, knock_port)
-            .map_err(|why| why.to_string())?;
+        let (made, _) =
+            create(&dir.path, PROFILE, knock_port, &[]).map_err(|why| why.to_string())?;
         let allow: Vec<_> = ports.iter().map(|port| format!("tcp/{port}")).collect();
         let text = format!("[main]\nknock_port = {knock_port}\nallow = {}\n", allow.join(", "));
         fs::write(made.join("config"), text).map_err(|why| why.to_string())?;

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::net::{FAMILIES, Family, Net};
-use crate::process::{Running, SOON};
+use crate::process::{Running, SOON, wait_until};
 use crate::site::{KNOCK_PORT, Log, OTHER_KNOCK_PORT, Site};
 use crate::talk::{Reach, is_alive};
 
@@ -155,7 +155,9 @@ fn the_scripts_iptables_rules_let_one_connection_in() {
         assert_eq!(site.reach(family, PORT), Reach::Refused);
         site.knock(family, PORT);
         let server = site.net.server.address(family);
+        let before = site.came_in();
         let inside = site.net.client.connect(server, PORT, SOON).expect("open after one knock");
+        wait_until(SOON, "the door is shut behind it", || site.came_in() > before);
         assert_eq!(site.reach(family, PORT), Reach::Refused, "a second connection");
         assert!(is_alive(&inside));
         site.knock(family, PORT);

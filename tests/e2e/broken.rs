@@ -496,7 +496,8 @@ fn a_log_whose_lines_are_none_of_those_that_are_read_is_told_of_once() {
         ("{\"time\":\"2026-11-20T09:39:15+00:00\",\"msg\":\"IN=", "does not begin as this log's"),
         ("2026-11-20T09:39:15+00:00 host kernel: [UFW BLOCK] IN=", "begin with `log_prefix`"),
     ] {
-        let mut site = Site::prepare(Net::lan(), Log::File(crate::kernel_log::Framing::Iso), "");
+        let log = Log::File(crate::kernel_log::Framing::Iso);
+        let mut site = Site::prepare(Net::lan(), log, "log_rule = firewall\n");
         site.rsyslog().pause();
         site.start_daemon();
         let lines = format!("{line} DPT={KNOCK_PORT} \n").repeat(3);
@@ -548,7 +549,7 @@ fn nobody_who_stops_reading_stderr_keeps_a_knock_or_the_end_waiting() {
 
 #[test]
 fn a_log_rule_that_leaves_the_sequence_out_is_told_of_once() {
-    let mut site = Site::prepare(Net::lan(), Log::Kmsg, "");
+    let mut site = Site::prepare(Net::lan(), Log::Kmsg, "log_rule = firewall\n");
     site.net.server.run(&["nft", "flush", "ruleset"]);
     site.net.server.nft(&format!(
         "table inet plain {{ chain in {{ type filter hook input priority filter; tcp dport {KNOCK_PORT} \

@@ -153,7 +153,7 @@ fn a_firewall_that_drops_instead_of_refusing_costs_no_second() {
 fn with_a_fifth_of_all_packets_lost_it_gets_in_or_says_why() {
     let site = Site::start(Net::lan(), Log::Kmsg, "delay = 15\n");
     let _service = site.net.server.echo(PORT);
-    let loss = "table inet loss { chain in { type filter hook prerouting priority raw; \
+    let loss = "table inet loss { chain in { type filter hook prerouting priority -400; \
                 iifname eth0 meta l4proto tcp numgen random mod 100 < 20 drop; }; }";
     site.net.server.nft(loss);
     site.net.client.nft(loss);
@@ -196,7 +196,7 @@ fn where_a_firewall_drops_an_open_port_that_nobody_listens_on_is_told_of() {
         // Refusals by a firewall never leave; the host's own, of a SYN that was let in, do.
         site.net.server.nft(
             "table inet silent { \
-             chain in { type filter hook input priority -5; tcp dport 2222 meta mark & 0x20000000 == 0 drop; }; \
+             chain in { type filter hook input priority -5; tcp dport 2222 ct state new drop; }; \
              chain out { type filter hook output priority 10; tcp flags rst tcp sport 666 drop; }; }",
         );
         let person = Person::new(&site, family);
@@ -262,7 +262,7 @@ fn lost_packets_are_sent_again_and_it_gets_in() {
             let site = Site::start(Net::lan(), Log::Kmsg, "delay = 15\n");
             let _service = site.net.server.echo(PORT);
             site.net.server.nft(&format!(
-                "table inet loss {{ chain in {{ type filter hook prerouting priority raw; \
+                "table inet loss {{ chain in {{ type filter hook prerouting priority -400; \
                  tcp dport {KNOCK_PORT} quota until {quota} drop; }}; }}"
             ));
             let person = Person::new(&site, family);

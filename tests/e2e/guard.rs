@@ -34,7 +34,7 @@ fn reach(from: &Host, to: SocketAddr) -> Reach {
     from.can_connect(to.ip(), to.port(), SOON)
 }
 
-fn udp(host: &Host, family: Family, port: u16) -> UdpSocket {
+pub(crate) fn udp(host: &Host, family: Family, port: u16) -> UdpSocket {
     let address: IpAddr = match family {
         Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
         Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
@@ -45,7 +45,7 @@ fn udp(host: &Host, family: Family, port: u16) -> UdpSocket {
 }
 
 /// Sends a datagram, and gives what came back.
-fn ask(from: &UdpSocket, to: SocketAddr) -> std::io::Result<usize> {
+pub(crate) fn ask(from: &UdpSocket, to: SocketAddr) -> std::io::Result<usize> {
     from.connect(to).unwrap();
     from.send(b"question").unwrap();
     from.recv(&mut [0; 16])
@@ -58,7 +58,7 @@ fn answer(service: &UdpSocket) {
 }
 
 #[track_caller]
-fn assert_refused(answer: std::io::Result<usize>) {
+pub(crate) fn assert_refused(answer: std::io::Result<usize>) {
     assert_eq!(answer.unwrap_err().kind(), ErrorKind::ConnectionRefused);
 }
 

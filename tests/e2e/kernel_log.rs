@@ -37,7 +37,12 @@ struct Heard {
 impl KernelLog {
     /// Starts to listen.
     pub(crate) fn of(net: &Net) -> Self {
-        let kmsg = Kmsg::from_now_on(&net.prefix);
+        Self::of_lines_with(&[&net.prefix])
+    }
+
+    /// Starts to listen to lines that begin with one of these.
+    pub(crate) fn of_lines_with(prefixes: &[&str]) -> Self {
+        let kmsg = Kmsg::from_now_on(prefixes);
         let descriptor = kmsg.file.try_clone().unwrap();
         let heard = Arc::new(Mutex::new(Heard { kmsg, lines: Vec::new() }));
         let over = Arc::new(AtomicBool::new(false));
@@ -102,21 +107,25 @@ impl Heard {
     }
 }
 
-/// `/dev/kmsg`, of which it gives the records with one prefix only.
+/// What the tables of all daemons that run begin their lines with. Each has a tag of its own behind it.
+pub(crate) const DAEMONS: &str = "KNOCK";
+
+/// `/dev/kmsg`, of which it gives the records with certain prefixes only.
 struct Kmsg {
     file: File,
-    prefix: String,
+    prefixes: Vec<String>,
     next: Option<u64>,
     /// How many records, whosever they were, were overwritten before they could be read.
     lost: u64,
 }
 
 impl Kmsg {
-    fn from_now_on(prefix: &str) -> Self {
+    fn from_now_on(prefixes: &[&str]) -> Self {
         let mut file =
             OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg").unwrap();
         file.seek(SeekFrom::End(0)).unwrap();
-        Self { file, prefix: prefix.to_owned(), next: None, lost: 0 }
+        let prefixes = prefixes.iter().map(ToString::to_string).collect();
+        Self { file, prefixes, next: None, lost: 0 }
     }
 
     /// Microseconds since boot, and text. `None` when there is no record for now.
@@ -136,7 +145,7 @@ impl Kmsg {
             let sequence = field(1);
             self.lost += sequence - self.next.unwrap_or(sequence);
             self.next = Some(sequence + 1);
-            if text.starts_with(&self.prefix) {
+            if self.prefixes.iter().any(|prefix| text.starts_with(prefix)) {
                 return Some((field(2), text.lines().next().unwrap_or_default().to_owned()));
             }
         }
@@ -199,7 +208,7 @@ impl Rsyslog {
         let fifo = OpenOptions::new().read(true).write(true).open(path("proc-kmsg")).unwrap();
         let over = Arc::new(AtomicBool::new(false));
         let pump = thread::spawn({
-            let (kmsg, over) = (Kmsg::from_now_on(&net.prefix), Arc::clone(&over));
+            let (kmsg, over) = (Kmsg::from_now_on(&[&net.prefix, DAEMONS]), Arc::clone(&over));
             move || pump(kmsg, fifo, &over)
         });
         let mut rsyslog = Self {

@@ -90,11 +90,11 @@ impl Site {
             .map(|dir| fs::read_to_string(dir.join("counter")).unwrap().trim().to_owned())
     }
 
-    /// Runs `knock-genprofile`.
+    /// Runs `knock-genprofile`; the tests ask for many ports.
     pub(crate) fn genprofile(&self, name: &str, port: u16) -> Output {
         Command::new(env!("CARGO_BIN_EXE_knock-genprofile"))
             .args(["--config-dir".as_ref(), self.config_dir().as_os_str()])
-            .args([name, &port.to_string()])
+            .args(["--allow", "any", name, &port.to_string()])
             .output()
             .unwrap()
     }
@@ -197,6 +197,28 @@ impl Site {
     /// How many lines of the daemon say that something was opened.
     pub(crate) fn opened(&mut self) -> usize {
         self.daemon().lines().iter().filter(|line| line.contains(": opened ")).count()
+    }
+
+    /// How many connections the daemon has shut the door behind.
+    pub(crate) fn came_in(&mut self) -> usize {
+        self.daemon().lines().iter().filter(|line| line.contains(": closed behind it")).count()
+    }
+
+    /// What the lines of the daemon's own table have behind their first word.
+    pub(crate) fn tag(&self) -> String {
+        let table = self.net.server.run(&["nft", "list", "chain", "inet", "knockknock", "knocks"]);
+        table.split("\"KNOCK ").nth(1).unwrap().split(' ').next().unwrap().to_owned()
+    }
+
+    /// Runs `scripts/minimal-firewall.sh` on the server; its choice is confirmed at once.
+    pub(crate) fn script(&self, arguments: &[&str]) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/minimal-firewall.sh");
+        let mut command = self.net.server.command(script);
+        command.arg("--config-dir").arg(self.config_dir()).args(["--confirm", "0", "--run-dir"]);
+        command.arg(self.net.path("firewall")).args(arguments);
+        let output = command.env_remove("SSH_CONNECTION").env_remove("SSH_CLIENT").output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 
     /// The command that knocks from `host` with the profile `name` at the server's address of `family`, and does not
@@ -342,7 +364,9 @@ pub(crate) fn logs() -> [Log; 2] {
 /// Runs `check` for each log and family, on a site of its own each log.
 pub(crate) fn everywhere(config: &str, mut check: impl FnMut(&mut Site, Family)) {
     for log in logs() {
-        let mut site = Site::start(Net::lan(), log, config);
+        // With a list of what may be asked for, each knock is expected by its number; without, the knock port is logged.
+        let allow = if matches!(log, Log::Kmsg) { "allow = tcp/2222, tcp/2223\n" } else { "" };
+        let mut site = Site::start(Net::lan(), log, &format!("{config}{allow}"));
         for family in FAMILIES {
             check(&mut site, family);
         }
