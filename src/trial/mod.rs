@@ -35,7 +35,9 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// How long a knock takes at the most until the daemon has opened; then it is sent anew. A firewall may log so many a second.
 const HEARD: Duration = Duration::from_millis(1500);
 const KNOCKS: usize = 3;
-/// How long after the first connection the door may take to shut.
+/// How long after the first connection the daemon may take to be told of it,
+const TOLD: Duration = Duration::from_secs(1);
+/// and the door, from then on, to shut.
 const SHUT: Duration = Duration::from_secs(3);
 
 /// Tries, and says what is found as it goes. Nothing is left of it when this returns.
@@ -196,7 +198,7 @@ impl Trial<'_> {
             return Ok(());
         }
         match self.stranger.connect(to, PATIENCE, self.signals)? {
-            Reach::In(first) => self.is_shut_behind(&first, &at, before, to),
+            Reach::In(first) => self.is_shut_behind(server, &first, &at, before, to),
             reach => {
                 let listens = host::listens(to);
                 let now = match reach {
@@ -256,14 +258,18 @@ impl Trial<'_> {
         Ok(false)
     }
 
-    /// A second connection, while the first stands. The door may take a moment to shut.
+    /// A second connection, while the first stands. The daemon shuts the door when it is told of the first.
     fn is_shut_behind(
         &mut self,
+        server: &mut Server,
         _first: &TcpStream,
         at: &str,
         before: &str,
         to: SocketAddr,
     ) -> Result<(), Interrupted> {
+        // Where the first packet alone shuts it (`spend`), no line tells of that.
+        let came_in = format!(" came in at tcp/{} ", to.port());
+        server.wait_for(TOLD, self.signals, |line| line.contains(&came_in))?;
         let end = Instant::now() + SHUT;
         loop {
             match self.stranger.connect(to, PATIENCE, self.signals)? {

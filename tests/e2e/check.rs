@@ -115,19 +115,27 @@ fn a_firewall_that_drops_related_fails_the_knock() {
 
 #[test]
 fn a_knock_that_no_log_tells_of_is_a_problem() {
-    let site = site();
-    site.net.server.nft("flush ruleset\n");
-    site.net.server.nft(
-        "table inet filter { chain input { type filter hook input priority filter; policy drop;
-            ct state established,related accept
-            icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
-            tcp dport != 2222 reject with tcp reset; }; }",
-    );
-    let (status, said) = tried(&site);
-    let heard = said.contains("opened nothing");
-    // A daemon whose own table logs knocks needs nobody's rule.
-    assert_eq!(status, Some(i32::from(heard)), "{said}");
-    nothing_is_left(&site);
+    let rule = |log_rule: &str| {
+        let config = format!("allow = tcp/{PORT}\nlog_rule = {log_rule}\n");
+        let site = Site::prepare(Net::lan(), Log::Kmsg, &config);
+        site.net.server.nft("flush ruleset\n");
+        // It logs nothing.
+        site.net.server.nft(&format!(
+            "table inet filter {{ chain input {{ type filter hook input priority filter;
+                ct state established,related accept
+                tcp dport {PORT} reject with tcp reset; }}; }}"
+        ));
+        let _service = site.net.server.echo(PORT);
+        let tried = tried(&site);
+        nothing_is_left(&site);
+        tried
+    };
+    let (status, said) = rule("firewall");
+    assert_eq!(status, Some(1), "{said}");
+    assert_eq!(said.matches("opened nothing: no line of the log told of it").count(), 2, "{said}");
+    let (status, said) = rule("own");
+    assert_eq!(status, Some(0), "our own table logs it: {said}");
+    assert_eq!(said.matches("a knock let one connection in").count(), 2, "{said}");
 }
 
 #[test]
