@@ -309,3 +309,34 @@ fn check_says_what_each_profile_can_open() {
     }
     assert!(said.contains("\nclock ") && said.contains("conntrack works (helpers: "), "{said}");
 }
+
+#[test]
+fn with_our_own_guard_everything_is_well() {
+    let site = site();
+    site.net.server.nft("flush ruleset\n");
+    site.script(&["--only", &format!("tcp/{PORT},udp/51820")]);
+    let service = site.net.server.echo(PORT);
+    let (status, said) = tried(&site);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("closes tcp/2222, udp/51820: remembered, and loaded"), "{said}");
+    let seen = "a stranger was refused, a knock let one connection in, and the next was kept out";
+    assert_eq!(said.matches(seen).count(), 2, "{said}");
+    assert!(said.contains("not tried, because silence tells nothing: udp/51820"), "{said}");
+    wait_until(SOON, "one connection in each family", || service.accepted() == 2);
+}
+
+#[test]
+fn a_trial_beside_the_daemon_that_runs_disturbs_neither() {
+    let mut site = site();
+    firewall(&site, "ct state established,related accept");
+    site.start_daemon();
+    let _service = site.net.server.echo(PORT);
+    let (status, said) = tried(&site);
+    assert_eq!(status, Some(0), "{said}");
+    assert_eq!(said.matches("a knock let one connection in").count(), 2, "{said}");
+    let family = crate::net::Family::V4;
+    site.knock(family, PORT);
+    assert_eq!(site.reach(family, PORT), crate::talk::Reach::Connected);
+    site.stop_daemon();
+    nothing_is_left(&site);
+}
