@@ -29,3 +29,4 @@ pub mod layout;
 pub mod privileged;
 pub mod profile;
 pub mod syn;
+pub mod trial;

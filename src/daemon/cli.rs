@@ -32,6 +32,14 @@ pub(super) struct Args {
     #[arg(long)]
     pub(super) check: bool,
 
+    /// With --check: try each service as a stranger from a network namespace, by packets
+    #[arg(long, requires = "check")]
+    pub(super) r#try: bool,
+
+    /// The process that tries: this daemon ends when that does
+    #[arg(long, value_name = "PID", hide = true)]
+    pub(super) trial_of: Option<i32>,
+
     /// Say more: why a line was no knock
     #[arg(short, long)]
     pub(super) verbose: bool,
@@ -39,13 +47,13 @@ pub(super) struct Args {
 
 const AFTER_HELP: &str = "\
 Examples:
-  knock-daemon --check           is everything in place?
+  knock-daemon --check           is everything in place? (changes nothing)
+  knock-daemon --check --try     and does a knock work, is every service closed to strangers?
   knock-daemon                   run in the foreground, as a service manager likes it
   knock-daemon --log kmsg -v     read the kernel's own log, say more
 
 A valid knock gets its sender one connection to the port it asks for, within a few seconds; then
 the door is shut again. Start it as root: it opens what it needs, hands the firewall to a helper
 that can do nothing else, and goes on as an ordinary user. Events go to stderr, a line each;
-`ready` once it watches. SIGTERM ends it and shuts every open door; SIGUSR1 has it drop its copy of
-what `minimal-firewall.sh --only` closed, which that program asks for when it opens.
+`ready` once it watches. SIGTERM ends it and shuts every open door; SIGUSR1 drops its guard's copy.
 Exit status: 0 ended as told, 1 could not go on, 2 wrong usage.";

@@ -83,6 +83,18 @@ pub enum FirewallKind {
     Nftables,
 }
 
+impl FirewallKind {
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Conntrack => "conntrack",
+            Self::Nftables => "nftables",
+        }
+    }
+}
+
 /// Who logs the knocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogRule {

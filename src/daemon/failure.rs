@@ -52,6 +52,10 @@ pub(super) enum Failure {
     System(&'static str, io::Error),
     /// `--check` found this many problems and has told of them.
     Problems(usize),
+    /// `--try` was told to end.
+    Interrupted,
+    /// The trial that this daemon is part of is over.
+    TrialIsOver,
 }
 
 impl Failure {
@@ -101,6 +105,8 @@ impl fmt::Display for Failure {
                 write!(f, "the helper has ended ({ended}), and every grant with it; connections that stand go on")
             }
             Self::System(what, why) => write!(f, "{what}: {why}"),
+            Self::Interrupted => f.write_str("interrupted; nothing of the trial is left"),
+            Self::TrialIsOver => f.write_str("the process that tries is gone"),
             Self::Problems(count) => write!(f, "{count} problem{} found", if *count == 1 { "" } else { "s" }),
         }
     }

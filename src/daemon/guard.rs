@@ -26,7 +26,7 @@ struct Remembered {
 }
 
 /// What there is to say of what closes the services.
-pub(super) enum State {
+enum State {
     /// Nothing is wrong that can be seen from here.
     Note(String),
     /// Something is open that should not be.
@@ -65,11 +65,6 @@ pub(super) fn hold(setup: &Setup, mut firewall: Firewall) -> Firewall {
         )),
     }
     firewall
-}
-
-/// The cheap part of the question whether a service is open to everybody.
-pub(super) fn state(setup: &Setup) -> State {
-    look(setup, &recall(setup))
 }
 
 fn recall(setup: &Setup) -> Result<Option<Remembered>, String> {

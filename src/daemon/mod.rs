@@ -5,7 +5,7 @@
 //! source, line         the log, and one line of it         sandbox    what that process may still do
 //! door, guest, policy  what a SYN means                    watch      the loop
 //! meter, wrong         what strangers may cost             outcome    what came of it
-//! check                `--check`                           say        what is said, and how
+//! check, trial         `--check`, and what `--try` tries   say        what is said, and how
 //! unread               lines that tell of no knock           guard      what is closed, and our copy of it
 //! ```
 //!
@@ -32,6 +32,7 @@ mod say;
 mod setup;
 pub mod source;
 mod start;
+pub mod trial;
 mod unread;
 mod watch;
 mod wrong;
@@ -43,16 +44,21 @@ use clap::Parser;
 use crate::privileged;
 use cli::Args;
 use setup::Setup;
+use trial::Trial;
 
-/// The program.
+/// The program. `trial` is what `--try` does.
 #[must_use]
-pub fn main() -> ExitCode {
+pub fn main(trial: Trial) -> ExitCode {
     let args = Args::parse();
     if let Err(errno) = privileged::close_inherited() {
         say::event(format_args!("cannot close inherited descriptors: {}", errno.desc()));
         return ExitCode::FAILURE;
     }
-    let run = if args.check { check::run } else { start::run };
+    let run = |setup: &Setup| match (args.check, args.r#try) {
+        (false, _) => start::run(setup),
+        (true, false) => check::run(setup, None),
+        (true, true) => check::run(setup, Some(trial)),
+    };
     match Setup::new(&args).and_then(|setup| run(&setup)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

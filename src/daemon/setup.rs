@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{User, geteuid};
+use nix::unistd::{Pid, User, geteuid};
 
 use super::cli::Args;
 use super::config::{Config, FirewallKind, LogRule, SpendOn};
@@ -29,6 +29,8 @@ pub(super) struct Setup {
     pub(super) table: String,
     pub(super) config: Config,
     pub(super) verbose: bool,
+    /// Part of a trial: ends when that process does.
+    pub(super) trial_of: Option<Pid>,
 }
 
 impl Setup {
@@ -57,7 +59,8 @@ impl Setup {
         config.firewall = args.firewall.unwrap_or(config.firewall);
         config.user = args.user.clone().or(config.user);
         let table = instance.map_or("knockknock".into(), |name| format!("knockknock-{name}"));
-        Ok(Self { config_dir, table, config, verbose: args.verbose })
+        let trial_of = args.trial_of.map(Pid::from_raw);
+        Ok(Self { config_dir, table, config, verbose: args.verbose, trial_of })
     }
 
     /// Whom to run as.
@@ -139,8 +142,8 @@ impl Setup {
     }
 
     /// Makes the firewall's part and takes it away again, beside a daemon that may be running. No instance's name has a dot
-    /// in it, so it is nobody's. Says whether grants are expectations.
-    pub(super) fn trial_firewall(&self) -> Result<bool, Failure> {
+    /// in it, so it is nobody's.
+    pub(super) fn trial_firewall(&self) -> Result<Firewall, Failure> {
         Self {
             table: format!("{}.try", self.table),
             config: self.config.clone(),
@@ -148,7 +151,6 @@ impl Setup {
             ..*self
         }
         .firewall(&Self::log_rules()?)
-        .map(|firewall| firewall.conntrack_helpers().is_some())
     }
 
     /// The log, opened.

@@ -9,11 +9,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::libc::{O_CREAT, O_NOFOLLOW};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{SFlag, fstat};
-use nix::unistd::{Pid, getpid};
+use nix::unistd::{Pid, getpid, getppid};
 
 use super::door::{Door, Listening, Means};
 use super::failure::Failure;
@@ -30,6 +31,7 @@ use crate::privileged::{self, Helper, Ids, Limits};
 
 /// Starts the daemon, and returns when it has ended as it was told to.
 pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
+    end_with_trial(setup)?;
     let _lock = lock(setup)?;
     let signed = sign(setup);
     let user = setup.user()?;
@@ -120,6 +122,8 @@ fn prepare(
     let signals = take_signals().map_err(|why| Failure::System("cannot take over signals", why))?;
     let readable = directories(&source);
     privileged::drop_to(&with_group_of(&source, user), &[]).map_err(Failure::Drop)?;
+    // Another user's process has lost that.
+    end_with_trial(setup)?;
 
     // From here on nothing is root's. The files are restricted before the log is watched, because that starts
     // threads; the system calls after, because the filter is for all of them.
@@ -164,6 +168,14 @@ fn root(source: &Source) -> Option<BorrowedFd<'_>> {
         Source::File(file) => Some(file.root()),
         Source::Kmsg(_) => None,
     }
+}
+
+/// Has the kernel tell this process to end when the one that tries things out with it is gone, however it went.
+fn end_with_trial(setup: &Setup) -> Result<(), Failure> {
+    let Some(trial) = setup.trial_of else { return Ok(()) };
+    set_pdeathsig(Signal::SIGTERM)
+        .map_err(|why| Failure::System("cannot ask to end with the trial", why.into()))?;
+    if getppid() == trial { Ok(()) } else { Err(Failure::TrialIsOver) }
 }
 
 /// Two daemons on one config directory would hand out the same counters. The lock is a file that only root can open:

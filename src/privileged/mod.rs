@@ -15,7 +15,7 @@
 //!   grants     how many are open
 //! ```
 //!
-//! `knock-daemon --check` alone: neighbours, the other firewalls and the line that each needs.
+//! `knock-daemon --check` alone: tables, what nftables has by name; clock, whether somebody sets it.
 //!
 //! Never uses layouts, profiles, logs, the client, crypto or clap.
 
@@ -23,6 +23,7 @@ use std::io::Write;
 
 mod ask;
 mod attribute;
+mod clock;
 mod conntrack;
 mod drop;
 mod expression;
@@ -35,15 +36,16 @@ mod log_rules;
 mod message;
 #[cfg(feature = "misbehave")]
 mod misbehave;
-mod neighbours;
 mod netlink;
 mod nftables;
 mod route;
 mod ruleset;
 mod seccomp;
 mod split;
+mod tables;
 
 pub use ask::{Ended, Helper, HelperGone};
+pub use clock::is_synchronised;
 pub use drop::{DropError, Ids, drop_to};
 pub use firewall::{BackEnd, Firewall, FirewallError};
 pub use grants::Grants;
@@ -51,11 +53,11 @@ pub use guard::{Guard, has_table};
 pub use limits::{Limits, Refusal, Service};
 pub use log_rules::LogRules;
 pub use message::{MAX_NUMBERS, Message, Protocol, REPLY_LEN, REQUEST_LEN, Reply, Request, Spend};
-pub use neighbours::{FirewallKind, Neighbour, neighbours};
 pub use netlink::{Acknowledged, Refused, read_answers};
 pub use nftables::{MAX_EXPECTED, TableError};
 pub use ruleset::MARK;
 pub use split::{SplitError, close_inherited, split};
+pub use tables::tables;
 
 /// Says on stderr what the helper has to say.
 fn complain(what: &dyn std::fmt::Display) {

@@ -25,6 +25,7 @@ mod wire;
 
 mod beside;
 mod broken;
+mod check;
 mod client_answer;
 mod client_connect;
 mod client_knock;

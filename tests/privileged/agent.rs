@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use knockknock::privileged::{
     BackEnd, Firewall, Helper, HelperGone, Ids, Limits, LogRules, Protocol, Reply, Request,
-    Service, Spend, neighbours, split,
+    Service, Spend, split,
 };
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, sendto, socket,
@@ -159,14 +159,6 @@ impl World {
             ["close", address, port, seconds, ref more @ ..] => {
                 let request = request(address, port, seconds, more);
                 format!("{:?}", self.helper.as_mut().unwrap().ask_close(&request))
-            }
-            ["neighbours"] => {
-                let found = neighbours().unwrap();
-                let lines: Vec<String> = found
-                    .iter()
-                    .map(|one| format!("{:?}|{}|{one}", one.kind, one.accepts_mark))
-                    .collect();
-                lines.join("\x1e").replace('\n', "\x1f")
             }
             ["end"] => self.helper.take().unwrap().end().to_string(),
             ["listen", port] => listen(port.parse().unwrap()),

@@ -24,5 +24,4 @@ mod confinement;
 mod conntrack;
 mod deaths;
 mod log_rules;
-mod neighbours;
 mod nftables;

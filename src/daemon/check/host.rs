@@ -1,0 +1,79 @@
+//! What the kernel is set to, where that bears on a knock.
+
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+
+use super::Found;
+use crate::privileged;
+
+/// Conntrack's settings.
+const NETFILTER: &str = "/proc/sys/net/netfilter";
+/// Fewer connections than this are soon reached by a flood, and then no grant can be made.
+const FEW_CONNECTIONS: u64 = 16_384;
+
+/// Says what conntrack is set to, as far as it can get in the way of a grant. `max_open` is how many there may be.
+pub(super) fn conntrack(max_open: usize, found: &mut Found) {
+    let setting = |name: &str| number(&Path::new(NETFILTER).join(name));
+    if setting("nf_conntrack_tcp_be_liberal") == Some(1) {
+        found.say(
+            "conntrack",
+            "WARNING: net.netfilter.nf_conntrack_tcp_be_liberal is 1: any packet with the client's address and ports passes for \
+             one of its connection, so a blind sender can use up what a knock opened. Unless you need it: \
+             sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=0",
+        );
+    }
+    if let Some(max) = setting("nf_conntrack_max") {
+        let count = setting("nf_conntrack_count").unwrap_or(0);
+        if count >= max && max > 0 {
+            found.problem(
+                "conntrack",
+                format_args!(
+                    "{count} connections are known and net.netfilter.nf_conntrack_max is {max}: nothing can be opened; raise it"
+                ),
+            );
+        } else if max < FEW_CONNECTIONS {
+            found.say(
+                "conntrack",
+                format_args!(
+                    "WARNING: net.netfilter.nf_conntrack_max is {max}: a small flood fills that, and then nothing can be opened; \
+                     at least {FEW_CONNECTIONS} is better"
+                ),
+            );
+        }
+    }
+    if let Some(max) = setting("nf_conntrack_expect_max")
+        && u64::try_from(max_open).is_ok_and(|open| open > max)
+    {
+        found.say(
+            "conntrack",
+            format_args!(
+                "WARNING: net.netfilter.nf_conntrack_expect_max is {max}, less than `max_open` ({max_open}): the kernel refuses \
+                 what is above it"
+            ),
+        );
+    }
+    if setting("nf_conntrack_tcp_loose") == Some(0) {
+        found.say(
+            "conntrack",
+            "net.netfilter.nf_conntrack_tcp_loose is 0: a connection that conntrack forgets (conntrack -F) hangs unless its \
+             packets are accepted; our guard accepts them",
+        );
+    }
+}
+
+fn number(path: &Path) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Says whether somebody sets the clock. Nothing of a knock depends on it, but the times in the log do.
+pub(super) fn clock(found: &mut Found) {
+    match privileged::is_synchronised() {
+        Some(true) => found.say("clock", "synchronised"),
+        Some(false) => found.say(
+            "clock",
+            "not synchronised, as far as the kernel knows: knocks do not need it, the times in the log do",
+        ),
+        None => {}
+    }
+}

@@ -1,0 +1,47 @@
+//! Being told to end, while something is there to be taken away first.
+
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// How often whoever waits looks whether this is to end.
+pub(super) const TICK: Duration = Duration::from_millis(20);
+
+/// Somebody wants this to end.
+#[derive(Debug)]
+pub(super) struct Interrupted;
+
+/// SIGINT, SIGTERM and SIGHUP are for us to see, in this thread and those that it starts. When dropped, they are as before.
+#[derive(Debug)]
+pub(super) struct Signals {
+    fd: SignalFd,
+    before: SigSet,
+}
+
+impl Signals {
+    pub(super) fn take() -> Result<Self, Errno> {
+        let before = SigSet::thread_get_mask()?;
+        let ours: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+        ours.thread_block()?;
+        let fd = SignalFd::with_flags(&ours, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        Ok(Self { fd, before })
+    }
+
+    /// Whether this may go on.
+    pub(super) fn check(&self) -> Result<(), Interrupted> {
+        match self.fd.read_signal() {
+            Ok(Some(_)) => Err(Interrupted),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        let _ = self.before.thread_set_mask();
+    }
+}
