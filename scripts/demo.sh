@@ -153,10 +153,11 @@ has_said() { (($(said "$1") == $2)); }
 last_said() { grep -E "$1" "$dir/daemon.log" | tail -n 1 | show; }
 # What conntrack expects at port 22: the openings.
 openings() { on_server grep -c ' dport=22 ' /proc/net/nf_conntrack_expect || true; }
+table_is_gone() { ! on_server nft list table inet knockknock >/dev/null 2>&1; }
 none_open() { [[ $(openings) == 0 ]]; }
 hears() { read -r -t 10 -u "$screen" line && [[ $line == "$1" ]]; }
 
-# The captures and the replay hold no lock of this script either.
+# Keeps in a file the next packet to the knock port that one of the hosts sends or receives.
 capture() {
     local on=$1 file=$2
     "$on" perl -e "$CAPTURE" $KNOCK_PORT "$file" >"$dir/capture.log" {NF_LOG_USERS}>&- &
@@ -286,13 +287,14 @@ wait_for 10 has_said 'opened ' 3 || fail "the daemon opens port 22 again"
 helper=$(ps -o pid= --ppid "$daemon" | tr -d ' ')
 [[ $helper =~ ^[0-9]+$ ]] || fail "the daemon has one helper"
 shell "kill -9 knock-daemon knock-helper"
+# The shell need not tell how it ended.
+disown "$daemon"
 kill -9 "$daemon" "$helper"
-wait "$daemon" 2>/dev/null || true
-on_server nft list table inet knockknock >/dev/null 2>&1 && fail "our table goes with the helper"
+wait_for 10 table_is_gone || fail "our table goes with the helper"
 [[ $(openings) == 1 ]] || fail "the opening is the kernel's, and still there"
 note "the opening is still there, and nobody of ours is left to close it"
 wait_for $((DELAY + 2)) none_open || fail "the kernel ends the opening after $DELAY s"
-note "$DELAY s after the knock the kernel has ended it"
+note "$DELAY s after the knock the kernel has ended it; what the admin closed is closed, for these rules are no process's"
 ssh_refused
 
 step "There may be another firewall, which is reloaded at any time. It has no line about knocks."
@@ -312,7 +314,7 @@ ssh_refused
 step "The session from before is still there, also when the daemon ends; the port stays shut."
 kill -TERM "$daemon"
 wait "$daemon" || fail "the daemon ends when told, with status 0"
-on_server nft list table inet knockknock >/dev/null 2>&1 && fail "the daemon's table goes with it"
+wait_for 10 table_is_gone || fail "the daemon's table goes with it"
 echo "still here" >&"$type"
 hears "still here" || fail "the session carries what is typed"
 note "typed \"$line\", and the server sent it back"
