@@ -3,7 +3,7 @@
 # step does not go as said. Everything it makes is in two network namespaces and a temporary directory, and goes at the
 # end, however it ends.
 #
-#     client 10.99.0.2  ──────────  10.99.0.1 server: minimal-firewall.sh, knock-daemon, sshd
+#     client 10.99.0.2  ──────────  10.99.0.1 server: sshd, knock-daemon, minimal-firewall.sh --only tcp/22
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
@@ -12,7 +12,6 @@ export PATH="$PATH:/usr/sbin:/sbin"
 
 readonly SERVER=kk-demo-$$-server CLIENT=kk-demo-$$-client
 readonly ADDRESS=10.99.0.1 KNOCK_PORT=666 DELAY=5
-readonly PREFIX="REJECT-demo-$$ "
 
 case ${1:-} in
 '') ;;
@@ -148,11 +147,46 @@ knock() {
     on_client "$BIN/knock" --profiles "$dir/client" -p 22 server 2>&1 | show || fail "knock sends a knock"
 }
 
-opened() { (($(grep -c ': opened ' "$dir/daemon.log") == $1)); }
-grants() { on_server nft list set inet knockknock open4 | grep -c 'expires' || true; }
-no_grants() { [[ $(grants) == 0 ]]; }
+# How often the daemon has said something like this.
+said() { grep -cE "$1" "$dir/daemon.log" || true; }
+has_said() { (($(said "$1") == $2)); }
+last_said() { grep -E "$1" "$dir/daemon.log" | tail -n 1 | show; }
+# What conntrack expects at port 22: the openings.
+openings() { on_server grep -c ' dport=22 ' /proc/net/nf_conntrack_expect || true; }
+table_is_gone() { ! on_server nft list table inet knockknock >/dev/null 2>&1; }
+none_open() { [[ $(openings) == 0 ]]; }
 hears() { read -r -t 10 -u "$screen" line && [[ $line == "$1" ]]; }
-logged() { (($(dmesg | grep -F "$PREFIX" | grep -cF " DPT=$KNOCK_PORT ") >= $1)); }
+
+# Keeps in a file the next packet to the knock port that one of the hosts sends or receives.
+capture() {
+    local on=$1 file=$2
+    "$on" perl -e "$CAPTURE" $KNOCK_PORT "$file" >"$dir/capture.log" {NF_LOG_USERS}>&- &
+    pids+=($!)
+    wait_for 10 grep -q listening "$dir/capture.log" || fail "the capture starts"
+}
+
+start_daemon() {
+    shell "knock-daemon"
+    start_on_server "$dir/daemon.log" "$BIN/knock-daemon" --config-dir "$dir/server" --log kmsg --user nobody
+    daemon=${pids[-1]}
+    wait_for 10 grep -qx ready "$dir/daemon.log" || fail "the daemon says that it is ready"
+    show <"$dir/daemon.log"
+}
+
+# The rules of another program on the server, as its reload writes them: gone and made again in one transaction.
+load_other_firewall() {
+    on_server nft -f - <<END
+table inet other_firewall
+delete table inet other_firewall
+table inet other_firewall {
+    chain input {
+        type filter hook input priority filter; policy drop
+        iif lo accept
+        ct state established,related accept
+    }
+}
+END
+}
 
 # Two small tools in what every Debian has: keep the first frame with a TCP packet to the knock port; send a frame.
 # shellcheck disable=SC2016 # Perl's variables
@@ -184,44 +218,35 @@ step "The server's admin makes a profile for the client and copies it there."
 shell "knock-genprofile client $KNOCK_PORT"
 "$BIN/knock-genprofile" --config-dir "$dir/server" client $KNOCK_PORT | sed -n 1p | show
 [[ -d $dir/server/profiles/client ]] || fail "a profile is made"
-printf '[main]\ndelay = %d\nlog_prefix = "%s"\n' "$DELAY" "$PREFIX" >"$dir/server/config"
+# To its `allow = tcp/22`: so that nobody waits here for long.
+printf 'delay = %d\n' "$DELAY" >>"$dir/server/config"
 mkdir -m 700 "$dir/client"
 cp -rp "$dir/server/profiles/client" "$dir/client/server"
 # The name of the profile's directory is the name that the client knocks by; nothing resolves it here.
 printf 'address = "%s"\n' "$ADDRESS" >>"$dir/client/server/config"
 
-step "The admin closes the server and starts the daemon."
-shell "minimal-firewall.sh"
-on_server scripts/minimal-firewall.sh --config-dir "$dir/server" --run-dir "$dir/firewall" --confirm 0 | show
-# What the daemon's nftables back end asks of a firewall: a line for each knock, and that its mark is accepted.
-on_server nft -f - <<END
-insert rule inet knockknock_firewall input meta mark & 0x20000000 != 0 accept
-insert rule inet knockknock_firewall input tcp dport $KNOCK_PORT tcp flags & (fin | syn | rst | ack) == syn log prefix "$PREFIX" level debug flags tcp sequence,options
-END
-shell "knock-daemon"
-start_on_server "$dir/daemon.log" "$BIN/knock-daemon" --config-dir "$dir/server" --log kmsg --user nobody
-daemon=${pids[-1]}
-wait_for 10 grep -qx ready "$dir/daemon.log" || fail "the daemon says that it is ready"
-show <"$dir/daemon.log"
+step "The admin starts the daemon."
+start_daemon
 sockets=$(on_server ss -Hlntup; on_server ss -H -0)
 [[ $sockets != *knock* ]] || fail "no socket of the daemon is listed by ss: $sockets"
 note "it listens on no port and captures no packets: ss lists no socket of it"
 
-step "The client is refused."
+step "The admin closes port 22. There is no other firewall."
+shell "minimal-firewall.sh --only tcp/22"
+firewall=(on_server scripts/minimal-firewall.sh --config-dir "$dir/server" --run-dir "$dir/firewall")
+"${firewall[@]}" --only tcp/22 --confirm 0 | show
 ssh_refused
 note "port 22 looks closed, like any port where nothing listens"
 
 step "The client knocks. Somebody on the way captures the packet."
-on_client perl -e "$CAPTURE" $KNOCK_PORT "$dir/knock.frame" >"$dir/capture.log" {NF_LOG_USERS}>&- &
-pids+=($!)
-wait_for 10 grep -q listening "$dir/capture.log" || fail "the capture starts"
+capture on_client "$dir/knock.frame"
 knock
-wait_for 10 opened 1 || fail "the daemon opens port 22"
-grep ': opened ' "$dir/daemon.log" | show
+wait_for 10 has_said 'opened ' 1 || fail "the daemon opens port 22"
+last_said 'opened '
 wait_for 10 test -s "$dir/knock.frame" || fail "the knock is captured"
-note "one SYN to port $KNOCK_PORT, refused like any other; the server saw what it was in its own log"
+note "one SYN to port $KNOCK_PORT, refused like any other; the kernel expects one connection from the client now"
 
-step "The client is in, over ssh."
+step "The client is in, over ssh, and the door shuts behind it."
 shell "ssh root@server"
 mkfifo "$dir/type" "$dir/screen"
 on_client "${SSH[@]}" 'echo "hello from the server"; exec cat' <"$dir/type" >"$dir/screen" 2>&1 {NF_LOG_USERS}>&- &
@@ -229,36 +254,78 @@ pids+=($!)
 exec {type}>"$dir/type" {screen}<"$dir/screen"
 hears "hello from the server" || fail "ssh gets in after a knock; it said: ${line:-nothing}"
 show <<<"$line"
+wait_for 10 has_said 'came in at tcp/22 .*: closed behind it' 1 || fail "the daemon shuts the door behind the connection"
+last_said 'came in at'
+[[ $(openings) == 0 ]] || fail "nothing is open after that"
 
 step "A second connection is refused: one knock, one connection."
 ssh_refused
 
 step "The captured knock, sent again, opens nothing."
+capture on_server "$dir/replay.frame"
 perl_index=$(ip -n "$CLIENT" -o link show eth0 | cut -d: -f1)
-logged 1 || fail "the kernel's log tells of the knock"
 on_client perl -e "$REPLAY" "$dir/knock.frame" "$perl_index"
-wait_for 10 logged 2 || fail "the same packet arrives again"
-note "the very same packet has arrived and was logged again"
+wait_for 10 test -s "$dir/replay.frame" || fail "the same packet arrives again"
+cmp -s "$dir/knock.frame" "$dir/replay.frame" || fail "what arrives is the same packet"
+note "the very same packet has arrived"
 ssh_refused
-opened 1 || fail "the replay opens nothing"
+has_said 'opened ' 1 || fail "the replay opens nothing"
 
 step "The client knocks again, and then does not come: the port closes by itself."
 knock
-wait_for 10 opened 2 || fail "the daemon opens port 22 again"
-grep ': opened ' "$dir/daemon.log" | tail -n 1 | show
-[[ $(grants) == 1 ]] || fail "one grant is there"
-wait_for $((DELAY + 2)) no_grants || fail "the grant ends after $DELAY s"
-opened 2 || fail "two knocks open twice, and the replay never"
-note "$DELAY s later the kernel itself has taken the opening back"
+wait_for 10 has_said 'opened ' 2 || fail "the daemon opens port 22 again"
+last_said 'opened '
+[[ $(openings) == 1 ]] || fail "one opening is there"
+wait_for $((DELAY + 2)) has_said ': not used' 1 || fail "the daemon says that nobody came"
+last_said 'not used'
+wait_for 1 none_open || fail "the opening ends after $DELAY s"
 ssh_refused
 
-step "The session from before is still there, also when the daemon ends."
+step "Everything of ours is killed while the port is open: the kernel shuts it."
+knock
+wait_for 10 has_said 'opened ' 3 || fail "the daemon opens port 22 again"
+helper=$(ps -o pid= --ppid "$daemon" | tr -d ' ')
+[[ $helper =~ ^[0-9]+$ ]] || fail "the daemon has one helper"
+shell "kill -9 knock-daemon knock-helper"
+# The shell need not tell how it ended.
+disown "$daemon"
+kill -9 "$daemon" "$helper"
+wait_for 10 table_is_gone || fail "our table goes with the helper"
+[[ $(openings) == 1 ]] || fail "the opening is the kernel's, and still there"
+note "the opening is still there, and nobody of ours is left to close it"
+wait_for $((DELAY + 2)) none_open || fail "the kernel ends the opening after $DELAY s"
+note "$DELAY s after the knock the kernel has ended it; what the admin closed is closed, for these rules are no process's"
+ssh_refused
+
+step "There may be another firewall, which is reloaded at any time. It has no line about knocks."
+load_other_firewall
+start_daemon
+knock
+wait_for 10 has_said 'opened ' 1 || fail "the daemon opens port 22"
+last_said 'opened '
+load_other_firewall
+note "it drops all but established and related; it was loaded again between the knock and the connection"
+shell "ssh root@server"
+on_client "${SSH[@]}" 'echo "hello again"' 2>&1 | show || fail "ssh gets in beside another firewall"
+wait_for 10 has_said 'closed behind it' 1 || fail "the daemon shuts the door behind the connection"
+last_said 'came in at'
+ssh_refused
+
+step "The session from before is still there, also when the daemon ends; the port stays shut."
 kill -TERM "$daemon"
 wait "$daemon" || fail "the daemon ends when told, with status 0"
-on_server nft list table inet knockknock >/dev/null 2>&1 && fail "the daemon's table goes with it"
+wait_for 10 table_is_gone || fail "the daemon's table goes with it"
 echo "still here" >&"$type"
 hears "still here" || fail "the session carries what is typed"
 note "typed \"$line\", and the server sent it back"
+ssh_refused
+
+step "What the admin closed is opened again by one command."
+on_server nft delete table inet other_firewall
+shell "minimal-firewall.sh --undo"
+"${firewall[@]}" --undo | show
+on_client "${SSH[@]}" true || fail "ssh gets in when nothing of ours is left"
+[[ -z $(on_server nft list ruleset) ]] || fail "no rule is left"
 
 say
 say "${bold}Everything went as said.${plain} It is all gone again now."

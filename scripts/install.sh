@@ -73,8 +73,10 @@ for program in knock knock-proxy; do
     of_client+=("bin/$program" "share/bash-completion/completions/$program" "share/zsh/site-functions/_$program"
         "share/fish/vendor_completions.d/$program.fish")
 done
-of_server=(sbin/knock-daemon sbin/knock-genprofile sbin/minimal-firewall.sh lib/systemd/system/knock-daemon.service
-    lib/sysusers.d/knockknock.conf)
+rules=(minimal-firewall.nft guard.nft minimal-firewall.iptables.sh)
+units=(knock-daemon.service knockknock-guard.service)
+of_server=(sbin/knock-daemon sbin/knock-genprofile sbin/minimal-firewall.sh "${rules[@]/#/share/knockknock/}"
+    "${units[@]/#/lib/systemd/system/}" lib/sysusers.d/knockknock.conf)
 
 if [[ -n $uninstall ]]; then
     remove=("${of_client[@]}")
@@ -83,6 +85,10 @@ if [[ -n $uninstall ]]; then
         if [[ -e $prefix/lib/systemd/system/knock-daemon.service && -d /run/systemd/system ]] && systemctl is-active --quiet knock-daemon 2>/dev/null; then
             die "knock-daemon runs: systemctl disable --now knock-daemon, then run this again"
         fi
+        # Without it, nothing would take back what it closed, and nothing would close that after the next boot.
+        if [[ -e $prefix/lib/systemd/system/knockknock-guard.service && -d /run/systemd/system ]] && systemctl is-enabled --quiet knockknock-guard 2>/dev/null; then
+            die "ports are closed to strangers: minimal-firewall.sh --undo, then run this again"
+        fi
     fi
     removed=0
     for file in "${remove[@]}"; do
@@ -90,6 +96,10 @@ if [[ -n $uninstall ]]; then
         in_prefix rm "$prefix/$file"
         say "removed $prefix/$file" && removed=$((removed + 1))
     done
+    # The one directory that is ours alone.
+    if [[ -z $client_only && -d $prefix/share/knockknock ]]; then
+        in_prefix rmdir --ignore-fail-on-non-empty "$prefix/share/knockknock"
+    fi
     ((removed)) || say "nothing of knockknock is installed in $prefix"
     say "profiles and config stay: ~/.knockknock, /etc/knockknock.d and /etc/knockknock-*.d; so does a user knockknock"
     exit
@@ -126,12 +136,10 @@ if [[ -z $client_only ]]; then
     put 755 "$built/knock-daemon" sbin/knock-daemon
     put 755 "$built/knock-genprofile" sbin/knock-genprofile
     put 755 scripts/minimal-firewall.sh sbin/minimal-firewall.sh
-    for rules in minimal-firewall.nft guard.nft minimal-firewall.iptables.sh; do
-        put 644 "scripts/$rules" "share/knockknock/$rules"
-    done
-    for unit in knock-daemon knockknock-guard; do
-        sed "s|/usr/local|$prefix|" "packaging/systemd/$unit.service" >"$work/service"
-        put 644 "$work/service" "lib/systemd/system/$unit.service"
+    for file in "${rules[@]}"; do put 644 "scripts/$file" "share/knockknock/$file"; done
+    for unit in "${units[@]}"; do
+        sed "s|/usr/local|$prefix|" "packaging/systemd/$unit" >"$work/service"
+        put 644 "$work/service" "lib/systemd/system/$unit"
     done
     put 644 packaging/sysusers.d/knockknock.conf lib/sysusers.d/knockknock.conf
     say "the daemon wants a user of its own: systemd-sysusers, or adduser --system --group --no-create-home knockknock"

@@ -119,20 +119,20 @@ impl fmt::Display for DryRun<'_> {
         field("flags", &"SYN", "alone; no TCP options, no data")?;
         writeln!(
             f,
-            "The server's log, if its firewall's prefix is \"REJECT \" and the knock arrives on eth0:"
+            "The server's log, behind the prefix of what logs it, if the knock arrives on eth0:"
         )?;
         writeln!(f, "  {}", LogLine(packet))
     }
 }
 
-/// A packet as Linux logs it (`xt_LOG` and nft's `log` with TCP sequence and options), from the prefix on.
+/// A packet as Linux logs it (`xt_LOG` and nft's `log` with TCP sequence and options), behind the prefix.
 pub struct LogLine<'a>(pub &'a KnockPacket);
 
 impl fmt::Display for LogLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let packet = self.0;
         let fields = &packet.fields;
-        f.write_str("REJECT IN=eth0 OUT= MAC= ")?;
+        f.write_str("IN=eth0 OUT= MAC= ")?;
         match packet.ends {
             Ends::V4(source, destination) => write!(
                 f,
@@ -177,7 +177,7 @@ mod tests {
             LogLine(&packet(Ends::V4([10, 99, 0, 2].into(), [10, 99, 0, 1].into()))).to_string();
         assert_eq!(
             line,
-            "REJECT IN=eth0 OUT= MAC= SRC=10.99.0.2 DST=10.99.0.1 LEN=40 TOS=0x00 PREC=0x00 TTL=64 ID=4660 \
+            "IN=eth0 OUT= MAC= SRC=10.99.0.2 DST=10.99.0.1 LEN=40 TOS=0x00 PREC=0x00 TTL=64 ID=4660 \
              PROTO=TCP SPT=2743 DPT=666 SEQ=305419896 ACK=2271560481 WINDOW=4321 RES=0x00 SYN URGP=0 "
         );
     }

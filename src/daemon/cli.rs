@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-/// Opens ports for those who knock: follows the kernel's log for refused SYNs that carry a valid knock
+/// Opens ports for those who knock: follows the kernel's log for SYNs that carry a valid knock
 #[derive(Debug, Parser)]
 #[command(name = "knock-daemon", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub(super) struct Args {

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! cli, config, setup   what root says                      start      from root to a process that may only watch
-//! source, line         the log, and one line of it         sandbox    what that process may still do
+//! source, line, said   the log, and one line of it         sandbox    what that process may still do
 //! door, guest, policy  what a SYN means                    watch      the loop
+//! expected             the knocks that may come            openings   what is open, and who came in
 //! meter, wrong         what strangers may cost             outcome    what came of it
 //! check, trial         `--check`, and what `--try` tries   say        what is said, and how
 //! unread               lines that tell of no knock           guard      what is closed, and our copy of it

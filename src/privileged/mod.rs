@@ -3,14 +3,15 @@
 //!
 //! ```text
 //! once, at the start, as root
-//!   firewall   what the helper can change, set up: conntrack (expectations) or nftables (our table), made of ruleset and
-//!              log_rules, expression and attribute (their words), netlink (the talk); route (what is our address);
-//!              guard (a copy of the rules that close services)
+//!   firewall   what the helper can change, set up: conntrack (expectations), and nftables, our table: log_rules (what is
+//!              logged), ruleset (grants without conntrack); expression and attribute (their words), netlink (the talk);
+//!              route (what is our address); guard (a copy of the
+//!              rules that close services)
 //!   split      the fork; then, in the helper: drop (privileges), seccomp (system calls)
 //! then, for each request
 //!   ask        the daemon's end: ask_open, ask_close, ask_expect, ask_forget, ask_knock_ports, ask_unguard
 //!   message    the bytes on the two pipes
-//!   helper     the loop: read, decode, check, apply, reply (answer_open, answer_close)
+//!   helper     the loop: read, decode, check, apply, reply (answer_open, answer_close, …)
 //!   limits     what root allows anyone to be granted
 //!   grants     how many are open
 //! ```
