@@ -259,7 +259,6 @@ const PRIVILEGED: &[Privileged] = &[
         not_reached: &[
             "Guard::fits",
             "create",
-            "has_table",
             "to_service",
             "closed",
             "of_protocol",

@@ -4,25 +4,36 @@
 #![forbid(unsafe_code)]
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use super::config::{ServiceText, read};
 use super::say;
 use super::setup::Setup;
-use crate::privileged::{self, Firewall, Guard};
+use crate::privileged::{self, Firewall, Guard, Service};
 use crate::profile::Ini;
 
 /// The confirmed choice, in the config directory.
 const FILE: &str = "firewall";
 /// The tables that the script makes: with `--only`, and without.
-const TABLES: [&str; 2] = ["knockknock_guard", "knockknock_firewall"];
+pub(super) const TABLES: [&str; 2] = ["knockknock_guard", "knockknock_firewall"];
 
 /// What was confirmed.
 #[derive(Debug, PartialEq, Eq)]
-struct Remembered {
+pub(super) struct Remembered {
     /// Whether nftables holds it, and not iptables.
-    nftables: bool,
+    pub(super) nftables: bool,
     /// What is closed, if not everything is.
-    only: Option<Guard>,
+    pub(super) only: Option<Guard>,
+    /// Where everything is closed: what is not.
+    pub(super) allow: Vec<Service>,
+}
+
+impl Remembered {
+    /// The table that closes it.
+    pub(super) fn table(&self) -> &'static str {
+        let [only, all] = TABLES;
+        if self.only.is_some() { only } else { all }
+    }
 }
 
 /// What there is to say of what closes the services.
@@ -36,7 +47,7 @@ enum State {
 /// Puts the guard into `firewall`, our own table, where a choice was confirmed, and says what is so. That our copy cannot
 /// be made keeps nobody out and lets nobody in: the script's own table is what closes.
 pub(super) fn hold(setup: &Setup, mut firewall: Firewall) -> Firewall {
-    let remembered = recall(setup);
+    let remembered = recall(&setup.config_dir);
     match look(setup, &remembered) {
         State::Note(note) => {
             say::detail(setup.verbose || remembered == Ok(None), format_args!("guard: {note}"));
@@ -67,8 +78,9 @@ pub(super) fn hold(setup: &Setup, mut firewall: Firewall) -> Firewall {
     firewall
 }
 
-fn recall(setup: &Setup) -> Result<Option<Remembered>, String> {
-    read(&setup.config_dir.join(FILE), parse).map_err(|error| error.to_string())
+/// Reads what was confirmed. None: nothing was.
+pub(super) fn recall(config_dir: &Path) -> Result<Option<Remembered>, String> {
+    read(&config_dir.join(FILE), parse).map_err(|error| error.to_string())
 }
 
 fn look(setup: &Setup, remembered: &Result<Option<Remembered>, String>) -> State {
@@ -84,8 +96,7 @@ fn look(setup: &Setup, remembered: &Result<Option<Remembered>, String>) -> State
         }
         Ok(Some(remembered)) => remembered,
     };
-    let [only, all] = TABLES;
-    let table = if remembered.only.is_some() { only } else { all };
+    let table = remembered.table();
     let closed =
         remembered.only.as_ref().map_or_else(|| services(setup), |guard| listed(&guard.closed));
     if !remembered.nftables {
@@ -93,7 +104,7 @@ fn look(setup: &Setup, remembered: &Result<Option<Remembered>, String>) -> State
             "{closed} closed with iptables, as far as what was confirmed says"
         ));
     }
-    match privileged::has_table(table) {
+    match privileged::tables().map(|tables| tables.iter().any(|name| name == table)) {
         Ok(true) => State::Note(format!("{closed} closed by table inet {table}")),
         Ok(false) => State::Problem(format!(
             "what was confirmed is not loaded (there is no table inet {table}): if nothing else closes it, {closed} \
@@ -111,7 +122,7 @@ fn services(setup: &Setup) -> String {
 }
 
 /// With the verb.
-fn listed(services: &[privileged::Service]) -> String {
+fn listed(services: &[Service]) -> String {
     let names: Vec<_> = services.iter().map(|service| ServiceText(*service).to_string()).collect();
     format!("{} {}", names.join(", "), if names.len() == 1 { "is" } else { "are" })
 }
@@ -121,12 +132,8 @@ fn parse(bytes: &[u8]) -> Result<Remembered, String> {
     let mut ini = Ini::parse(bytes)?;
     let backend = ini.one_of("backend", &[("nftables", true), ("iptables", false)])?;
     let nftables = backend.ok_or("there is no backend; run minimal-firewall.sh again")?;
-    // Of what stays open all that matters here is that it is no --only.
-    let (only, _) = (ini.list("only")?, ini.list("allow")?);
-    let only: Option<Vec<_>> = only
-        .map(|texts| texts.into_iter().map(ServiceText::try_from).collect())
-        .transpose()
-        .map_err(|why: String| ini.wrong("only", &why))?;
+    let only = services_in(&mut ini, "only")?;
+    let allow = services_in(&mut ini, "allow")?.unwrap_or_default();
     let except = ini.list("except")?.unwrap_or_default();
     let except = except.iter().map(|text| network(text)).collect::<Option<Vec<_>>>();
     let except = except.ok_or_else(|| ini.wrong("except", "write networks, like 192.0.2.0/24"))?;
@@ -135,12 +142,14 @@ fn parse(bytes: &[u8]) -> Result<Remembered, String> {
         return Err(ini.wrong("except_interface", "a name has at most 15 characters"));
     }
     ini.finish()?;
-    let only = only.map(|texts| Guard {
-        closed: texts.into_iter().map(|text| text.0).collect(),
-        except,
-        except_interface,
-    });
-    Ok(Remembered { nftables, only })
+    let only = only.map(|closed| Guard { closed, except, except_interface });
+    Ok(Remembered { nftables, only, allow })
+}
+
+fn services_in(ini: &mut Ini, key: &'static str) -> Result<Option<Vec<Service>>, String> {
+    let Some(texts) = ini.list(key)? else { return Ok(None) };
+    let services = texts.into_iter().map(|text| ServiceText::try_from(text).map(|text| text.0));
+    services.collect::<Result<_, _>>().map(Some).map_err(|why: String| ini.wrong(key, &why))
 }
 
 fn network(text: &str) -> Option<(IpAddr, u8)> {
@@ -154,7 +163,7 @@ fn network(text: &str) -> Option<(IpAddr, u8)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::privileged::{Protocol, Service};
+    use crate::privileged::Protocol;
 
     #[test]
     fn what_the_script_writes_is_read() {
@@ -179,10 +188,12 @@ mod tests {
                     ],
                     except_interface: vec!["docker0".into(), "br-*".into()],
                 }),
+                allow: vec![],
             })
         );
         let all = parse(b"[main]\nbackend = iptables\nallow = tcp/80\n");
-        assert_eq!(all, Ok(Remembered { nftables: false, only: None }));
+        let allow = vec![service(Protocol::Tcp, 80, 80)];
+        assert_eq!(all, Ok(Remembered { nftables: false, only: None, allow }));
     }
 
     #[test]

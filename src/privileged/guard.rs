@@ -28,18 +28,14 @@
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, InetHookNumber, MetaKey, NfTablesMessage, Operator, Register,
-    TableAttribute, TableMessage,
 };
-use nix::errno::Errno;
 
 use super::expression::{
     Base, CtKey, Expression, accept, bitwise, cmp, ct_load, daddr_type, goto, meta_load,
     payload_load, reject_as_unreachable, reject_with_reset,
 };
-use super::netlink::Netlink;
 use super::ruleset::{new_chain, new_rule};
 use super::{Protocol, Service};
 
@@ -110,17 +106,6 @@ pub(super) fn create(table: &str, guard: &Guard) -> Vec<(NfTablesMessage, u16)> 
 /// The messages that take both chains away, with their rules.
 pub(super) fn delete(table: &str) -> [(NfTablesMessage, u16); 2] {
     [GUARD, CLOSED].map(|name| (NfTablesMessage::DeleteChain(chain(table, name)), 0))
-}
-
-/// Whether there is a table `inet NAME` in the network namespace of this thread, whoever made it.
-pub fn has_table(name: &str) -> Result<bool, Errno> {
-    let mut found = false;
-    let tables = NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() });
-    Netlink::open()?.dump(NetfilterProtoFamily::Inet, tables, |_, message| {
-        let NfTablesMessage::NewTable(table) = message else { return };
-        found |= table.attributes.contains(&TableAttribute::Name(name.to_owned()));
-    })?;
-    Ok(found)
 }
 
 fn chain(table: &str, name: &str) -> ChainMessage {

@@ -50,7 +50,7 @@ pub use clock::is_synchronised;
 pub use drop::{DropError, Ids, drop_to};
 pub use firewall::{BackEnd, Firewall, FirewallError};
 pub use grants::Grants;
-pub use guard::{Guard, has_table};
+pub use guard::Guard;
 pub use limits::{Limits, Refusal, Service};
 pub use log_rules::LogRules;
 pub use message::{MAX_NUMBERS, Message, Protocol, REPLY_LEN, REQUEST_LEN, Reply, Request, Spend};

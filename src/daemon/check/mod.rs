@@ -18,11 +18,11 @@ use std::path::Path;
 
 use super::door::Means;
 use super::failure::Failure;
+use super::guard::Remembered;
 use super::setup::Setup;
 use super::source::{self, Opened};
 use super::trial::{Finding, Interrupted, Plan, Trial};
 use crate::privileged;
-use guard::Remembered;
 use open::Offer;
 
 /// To look at the profiles takes no firewall.

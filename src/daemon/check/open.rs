@@ -7,7 +7,7 @@ use crate::daemon::trial::Tried;
 use crate::privileged::{Protocol, Service};
 use crate::profile::ProfileFiles;
 
-use super::guard::{Choice, Remembered};
+use crate::daemon::guard::Remembered;
 
 /// As many services are tried at the most.
 const MOST: usize = 16;
@@ -113,10 +113,7 @@ pub(super) fn udp(offers: &[Offer], guard: Option<&Remembered>) -> String {
 
 /// What the guard names.
 fn guarded(guard: Option<&Remembered>) -> &[Service] {
-    match guard.map(|guard| &guard.choice) {
-        Some(Choice::Only(only)) => only,
-        _ => &[],
-    }
+    guard.and_then(|guard| guard.only.as_ref()).map_or(&[], |guard| &guard.closed)
 }
 
 #[cfg(test)]
