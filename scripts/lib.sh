@@ -42,7 +42,7 @@ install_missing() {
         { apt-get update -q && apt-get install -y --no-install-recommends "${missing[@]}"; } 2>&1) || missing+=('?')
     [[ -z $made_policy ]] || rm -f "$policy"
     [[ ${missing[-1]} != '?' ]] || die "apt-get could not install them: $output"
-    for unit in ssh=openssh-server rsyslog=rsyslog; do
+    for unit in ssh=openssh-server rsyslog=rsyslog firewalld=firewalld; do
         if [[ -d /run/systemd/system && " ${missing[*]} " == *" ${unit#*=} "* ]]; then
             systemctl disable --quiet "${unit%%=*}" 2>/dev/null || true
         fi

@@ -18,7 +18,7 @@ use crate::site::{HOST, Log, Site};
 use crate::talk::{Reach, is_alive};
 
 /// What Docker publishes, and what it is inside: `-p 8080:80 -p 5300:53/udp`.
-const PUBLISHED: u16 = 8080;
+pub(crate) const PUBLISHED: u16 = 8080;
 const PUBLISHED_UDP: u16 = 5300;
 const WIREGUARD: u16 = 51820;
 
@@ -59,7 +59,7 @@ impl Drop for UdpEcho {
 }
 
 /// The rules of Docker 28 for one container on one bridge, in the order in which its daemon and `docker run` write them.
-fn docker(net: &Net, container: &Host, tools: &str) {
+pub(crate) fn docker(net: &Net, container: &Host, tools: &str) {
     let families = [
         ("iptables", container.ipv4.to_string(), "10.68.1.0/24", "127.0.0.0/8", "32"),
         ("ip6tables", container.ipv6.to_string(), "fd68::/64", "::1/128", "128"),

@@ -31,7 +31,10 @@ impl Host {
         let answer = self.inside(|| TcpStream::connect_timeout(&SocketAddr::new(to, port), time));
         answer.map_err(|error| match error.kind() {
             ErrorKind::TimedOut | ErrorKind::WouldBlock => Reach::TimedOut,
-            ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable => Reach::Refused,
+            // The last one is ICMPv6's "administratively prohibited".
+            ErrorKind::ConnectionRefused
+            | ErrorKind::HostUnreachable
+            | ErrorKind::PermissionDenied => Reach::Refused,
             _ => panic!("connecting to {to} port {port}: {error}"),
         })
     }
