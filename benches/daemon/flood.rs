@@ -36,7 +36,6 @@ pub(crate) fn run() {
         "CPU of the daemon",
     ]);
     for (profile, allow) in [("`allow = tcp/2222`", "allow = tcp/2222\n"), ("no `allow`", "")] {
-        let client = Net::lan;
         for (name, from_client, port) in [
             ("none", false, None),
             ("random sources, knock port", false, Some(KNOCK_PORT)),
@@ -45,7 +44,7 @@ pub(crate) fn run() {
             ("the client's address, service", true, Some(PORT)),
         ] {
             println!("{profile}, {name} ...");
-            let got = knocks_through(&mut guarded(client(), allow), from_client, port);
+            let got = knocks_through(&mut guarded(Net::lan(), allow), from_client, port);
             table.row([
                 profile.into(),
                 name.into(),

@@ -34,8 +34,8 @@ const MAC_LEN: usize = 10;
 const KNOCK_LEN: usize = REQUEST_LEN + MAC_LEN;
 /// Of AES: a counter uses the first 12 bytes of its block.
 const BLOCK_LEN: usize = 16;
-/// Counters whose key stream is made at once.
-const AT_ONCE: u32 = 8;
+/// Counters that are tried at once: as many as a processor can hash side by side, and a part of the usual window of 20.
+const AT_ONCE: u32 = 4;
 
 /// A block of SHA-1, and its state.
 const SHA1_BLOCK: usize = 64;
@@ -79,8 +79,9 @@ impl Keys {
         <Hmac<Sha1> as KeyInit>::new_from_slice(&self.mac).expect("a key of 16 bytes")
     }
 
-    /// The same HMAC-SHA1 (RFC 2104) of each request, cut, for the one who tries many. Each hash has one block left: what is hashed, a bit, and the length with
-    /// the key's block. The hashes of one kind do not wait for each other, so the processor works on several at once.
+    /// The same MAC of each request, cut, for the one who tries many. Each hash (RFC 2104) has one block left: what is
+    /// hashed, a bit, and the length with the key's block. Hashes of one kind do not wait for each other, so the
+    /// processor works on several at once.
     fn macs<const N: usize>(&self, requests: &[[u8; REQUEST_LEN]; N]) -> [[u8; MAC_LEN]; N] {
         let inner = requests.map(|request| {
             let mut state = self.inner;
@@ -89,12 +90,8 @@ impl Keys {
         });
         inner.map(|hash| {
             let mut bytes = [0; 20];
-            bytes
-                .as_chunks_mut()
-                .0
-                .iter_mut()
-                .zip(hash)
-                .for_each(|(to, word)| *to = word.to_be_bytes());
+            let words = hash.into_iter().flat_map(u32::to_be_bytes);
+            bytes.iter_mut().zip(words).for_each(|(to, byte)| *to = byte);
             let mut state = self.outer;
             compress(&mut state, &[last_block(&bytes)]);
             let mut mac = [0; MAC_LEN];
@@ -189,7 +186,7 @@ pub fn open(
         let count = AT_ONCE.min(end - first);
         let mut stream = Zeroizing::new([[0; BLOCK_LEN]; AT_ONCE as usize]);
         keystream.apply_keystream(stream.as_flattened_mut());
-        let knocks = stream.map(|block| {
+        let knocks = stream.each_ref().map(|block| {
             let mut knock = ciphertext;
             knock.iter_mut().zip(block).for_each(|(byte, key)| *byte ^= key);
             knock
