@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub enum Destination {
     /// Knock with this profile, along these ways.
-    Knock(Knocker, Vec<Route>),
+    Knock(Box<Knocker>, Vec<Route>),
     /// Nobody's: connect to these addresses, at least one.
     Plain(Vec<SocketAddr>),
 }
@@ -60,7 +60,7 @@ impl Lookup {
         if let Some(ours) = profiles.iter().find(|profile| profile.is(host)) {
             let knocker = Knocker::load(&self.profiles, &ours.name)?;
             let routes = knocker.routes(Family::Any, None)?;
-            return Ok(Destination::Knock(knocker, routes));
+            return Ok(Destination::Knock(Box::new(knocker), routes));
         }
         match host {
             Host::Name(name) => target::resolve(name, port)
@@ -85,7 +85,7 @@ impl Lookup {
             let knocker = Knocker::load(&self.profiles, &profile.name)?;
             let routes = target::routes(&[address], Family::Any, None)
                 .map_err(|why| Failure::NoRoute(profile.name, why))?;
-            return Ok(Destination::Knock(knocker, routes));
+            return Ok(Destination::Knock(Box::new(knocker), routes));
         }
         Ok(Destination::Plain(vec![SocketAddr::new(wanted, port)]))
     }

@@ -104,7 +104,7 @@ impl Upstream {
         let destination = blocking(move || lookup.find(&wanted, port)).await?;
         match destination {
             Destination::Plain(addresses) => Ok((plain(addresses).await?, None)),
-            Destination::Knock(knocker, routes) => self.knocked(knocker, routes, port).await,
+            Destination::Knock(knocker, routes) => self.knocked(*knocker, routes, port).await,
         }
     }
 
