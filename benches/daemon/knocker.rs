@@ -45,11 +45,16 @@ impl Knocker {
     /// The next knock, for a port that none has asked for before.
     pub(crate) fn knock(&mut self) -> (u16, SynFields) {
         self.port += 1;
+        (self.port, self.knock_for(self.port))
+    }
+
+    /// The next knock, for this port.
+    pub(crate) fn knock_for(&mut self, port: u16) -> SynFields {
         loop {
             let counter = self.next;
             self.next += 1;
-            if let Ok(fields) = seal(&self.keys, Request(self.port), counter) {
-                return (self.port, fields);
+            if let Ok(fields) = seal(&self.keys, Request(port), counter) {
+                return fields;
             }
         }
     }

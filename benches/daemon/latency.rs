@@ -57,21 +57,29 @@ fn kmsg(show: &mut impl FnMut(&str, &Samples)) {
         "nft",
         "table inet bench { set open4 { type ipv4_addr . inet_proto . inet_service; flags dynamic,timeout; }; }",
     ]);
-    take_packets_on_the_second_processor(&site);
+    let by_mark = Site::start(Net::lan(), Log::Kmsg, &format!("{CONFIG}firewall = nftables\n"));
+    for site in [&site, &by_mark] {
+        take_packets_on_the_second_processor(site);
+    }
     let rules = RuleEvents::of(&site.net.server);
-    let mut knocker = Knocker::of(&site);
+    let marks = RuleEvents::of(&by_mark.net.server);
+    let (mut knocker, mut marked) = (Knocker::of(&site), Knocker::of(&by_mark));
     let counter_dir = site.net.path("alone");
     std::fs::create_dir(&counter_dir).unwrap();
     write_private(&counter_dir.join("counter"), "0\n");
     let counter = Counter::open(&counter_dir).unwrap();
 
-    let [mut knock, mut synced, mut nft] = [const { Samples::new() }; 3];
+    let [mut knock, mut mark, mut synced, mut nft] = [const { Samples::new() }; 4];
     for nth in 0..KNOCKS {
         leave_second_processor_alone(true);
         pause(nth);
         let (port, fields) = knocker.knock();
         let start = knocker.send(fields);
         knock.add_time(rules.wait_for(&Key::new(knocker.address, port)) - start);
+        pause(nth);
+        let (marked_port, fields) = marked.knock();
+        let start = marked.send(fields);
+        mark.add_time(marks.wait_for(&Key::new(marked.address, marked_port)) - start);
         leave_second_processor_alone(false);
 
         pause(nth);
@@ -92,7 +100,8 @@ fn kmsg(show: &mut impl FnMut(&str, &Samples)) {
             assert!(child.wait().unwrap().success());
         }
     }
-    show("kmsg: SYN sent to rule in the kernel", &knock);
+    show("kmsg: SYN sent to expectation in the kernel", &knock);
+    show("kmsg: the same with `firewall = nftables`, to element in its set", &mark);
     show("beside it: a counter written and synced, alone", &synced);
     show("beside it: a bare `nft add element`, start to rule", &nft);
 }
@@ -119,7 +128,7 @@ fn kmsg_read_along(show: &mut impl FnMut(&str, &Samples)) {
     let rules = RuleEvents::of(&site.net.server);
     let (line, rule) = watched(&rules, &mut Knocker::of(&site), &Reader::of_kmsg());
     show("kmsg: SYN sent to any sleeping reader woken (the kernel's own delay)", &line);
-    show("kmsg: from there to rule", &rule);
+    show("kmsg: from there to grant", &rule);
 }
 
 /// What a person does.
@@ -141,7 +150,7 @@ fn program(show: &mut impl FnMut(&str, &Samples)) {
         command.add_time(rules.wait_for(&Key::new(knocker.address, port)) - start);
         assert!(child.wait().unwrap().success());
     }
-    show("kmsg: the program `knock` started to rule", &command);
+    show("kmsg: the program `knock` started to grant", &command);
 }
 
 /// A `kern.log` that a real rsyslog writes.
@@ -151,7 +160,7 @@ fn rsyslog(show: &mut impl FnMut(&str, &Samples)) {
     let rules = RuleEvents::of(&site.net.server);
     let (line, rule) = watched(&rules, &mut Knocker::of(&site), &Reader::of_file(&kern_log));
     show("kern.log: SYN sent to line in the file (rsyslog's own delay)", &line);
-    show("kern.log: line in the file to rule", &rule);
+    show("kern.log: line in the file to grant", &rule);
 }
 
 /// Lines that we append ourselves: what the daemon alone takes.
@@ -171,12 +180,12 @@ fn our_own_line(show: &mut impl FnMut(&str, &Samples)) {
         log.write_all(line.as_bytes()).unwrap();
         written.add_time(rules.wait_for(&Key::new(knocker.address, port)) - start);
     }
-    show("a file: line written to rule", &written);
+    show("a file: line written to grant", &written);
 }
 
 /// Lets the machine come to rest, for a time that ends anywhere between two ticks: what ends at a tick, as much does,
 /// would else begin all that follows a pause of fixed length just after one.
-fn pause(nth: usize) {
+pub(crate) fn pause(nth: usize) {
     // The golden ratio's fractions lie evenly, however many there are.
     let part = (nth as f64 * 0.618_033_988_749_895).fract();
     rest(PAUSE + TICK.mul_f64(part));

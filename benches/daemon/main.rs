@@ -31,10 +31,13 @@ harness! {
 }
 
 mod drain;
+mod flood;
 mod idle;
 mod knocker;
 mod latency;
 mod rules;
+mod shut;
+mod torrent;
 
 use nix::unistd::geteuid;
 
@@ -45,8 +48,13 @@ fn main() {
     }
     // Cargo adds --bench; a name picks one part.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
-    let parts: [(&str, fn()); 3] =
-        [("idle", idle::run), ("drain", drain::run), ("latency", latency::run)];
+    let parts: [(&str, fn()); 5] = [
+        ("idle", idle::run),
+        ("drain", drain::run),
+        ("latency", latency::run),
+        ("shut", shut::run),
+        ("flood", flood::run),
+    ];
     for (name, run) in parts {
         if wanted.is_empty() || wanted.iter().any(|word| word == name) {
             run();

@@ -18,7 +18,7 @@ use crate::privileged::{Helper, HelperGone, Limits, MAX_EXPECTED, Reply, Request
 use crate::profile::{ProfileError, ProfileFiles};
 use crate::syn::{LoggedSyn, SynFields};
 
-/// Looks beyond the window cost this many times their time: two kinds of them take at most 1 % of a processor.
+/// Looks beyond the window cost this many times their time: each kind of them takes at most 0.5 % of a processor.
 const PRICE: u32 = 200;
 /// What one look far ahead costs its knock port: two a second.
 const FAR_LOOK: Duration = Duration::from_millis(500);
@@ -36,9 +36,10 @@ pub(super) struct Door {
     /// The sequence numbers that the kernel logs, and how many counters of each profile they are. None: somebody else's
     /// firewall logs.
     expected: Option<(Expected, u32)>,
-    /// Looks far ahead, and looks after remembered knocks, for all profiles.
+    /// Looks far ahead, looks after remembered knocks, and looks behind, for all profiles.
     far: Meter,
     near: Meter,
+    behind: Meter,
 }
 
 /// What the firewall of this host can do for us.
@@ -89,9 +90,9 @@ impl Door {
                 Err(error) => broken.push(error),
             }
         }
-        let (far, near) = (Meter::default(), Meter::default());
+        let (far, near, behind) = <(Meter, Meter, Meter)>::default();
         let (openings, untold) = (Openings::default(), BTreeSet::new());
-        (Self { ports, untold, limits, openings, means, expected: None, far, near }, broken)
+        (Self { ports, untold, limits, openings, means, expected: None, far, near, behind }, broken)
     }
 
     /// Whether there is nobody to open for.
@@ -195,7 +196,11 @@ impl Door {
             if let Some((profile, ahead)) = port.far_ahead(syn, &mut self.far, now) {
                 return Ok(Outcome::Ahead(profile, ahead));
             }
-            let kind = if port.is_behind(syn) { Kind::Replayed } else { Kind::NoKeyFits };
+            let kind = if port.is_behind(syn, &mut self.behind, now) {
+                Kind::Replayed
+            } else {
+                Kind::NoKeyFits
+            };
             return Ok(self.wrong(syn, kind, now));
         };
         let profile = guest.name.clone();
@@ -380,7 +385,13 @@ impl KnockPort {
     }
 
     /// Whether this knock was used, or passed over, not long ago.
-    fn is_behind(&self, syn: &LoggedSyn<'_>) -> bool {
-        self.guests.iter().any(|guest| guest.receiver.look_behind(&syn.fields))
+    fn is_behind(&self, syn: &LoggedSyn<'_>, behind: &mut Meter, now: Instant) -> bool {
+        if !behind.may(now) {
+            return false;
+        }
+        let start = Instant::now();
+        let is_behind = self.guests.iter().any(|guest| guest.receiver.look_behind(&syn.fields));
+        behind.charge(now, start.elapsed() * PRICE);
+        is_behind
     }
 }
