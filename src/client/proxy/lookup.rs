@@ -28,7 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How to reach a host.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one lives at a time, for one connection")]
 pub enum Destination {
     /// Knock with this profile, along these ways.
     Knock(Box<Knocker>, Vec<Route>),
