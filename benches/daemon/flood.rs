@@ -86,7 +86,8 @@ impl Got {
 
 /// Closed by the guard alone.
 fn guarded(net: Net, allow: &str) -> Site {
-    let config = format!("{allow}delay = 600\nmax_open_per_source = 1024\n");
+    let config =
+        format!("{allow}delay = 600\nmax_open_per_source = 1024\nmax_open_per_profile = 1024\n");
     let mut site = Site::prepare(net, Log::Kmsg, &config);
     site.net.server.run(&["nft", "flush", "ruleset"]);
     site.script(&["--only", &format!("tcp/{PORT}")]);

@@ -30,7 +30,7 @@ const COMMANDS: u16 = 100;
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest time between two ticks of the kernel's clock (`CONFIG_HZ=100`).
 const TICK: Duration = Duration::from_millis(10);
-pub(crate) const CONFIG: &str = "max_open_per_source = 1024\n";
+pub(crate) const CONFIG: &str = "max_open_per_source = 1024\nmax_open_per_profile = 1024\n";
 
 pub(crate) fn run() {
     let mut table = Table::new(["", "median", "95th percentile", "least", "greatest"]);

@@ -31,7 +31,7 @@ pub(crate) fn run() {
         let mut site = Site::prepare(
             Net::lan(),
             log,
-            "allow = tcp/2222\ndelay = 600\nmax_open_per_source = 1024\n",
+            "allow = tcp/2222\ndelay = 600\nmax_open_per_source = 1024\nmax_open_per_profile = 1024\n",
         );
         site.net.server.run(&["nft", "flush", "ruleset"]);
         site.script(&["--only", &format!("tcp/{PORT}")]);
