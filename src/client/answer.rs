@@ -29,7 +29,7 @@ use super::packet::{Ends, KnockPacket};
 use super::target::{Family, Route};
 
 /// From the answer on, for the server to read its log and to open: longer than the slowest log takes.
-const AFTER_ANSWER: Duration = Duration::from_millis(50);
+const AFTER_ANSWER: Duration = Duration::from_millis(100);
 /// Without an answer, in all.
 const WITHOUT_ANSWER: Duration = Duration::from_millis(200);
 /// Read at once from one socket: so many strangers' packets at most before the clock is looked at again.

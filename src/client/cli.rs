@@ -35,7 +35,7 @@ Examples:
 A HOST is a profile in ~/.knockknock, made on the server by knock-genprofile;
 user@HOST, HOST:PORT and [ADDRESS]:PORT are understood. -W connects without a
 knock where there is no profile.
-knock waits until its SYN is answered and 50 ms more, for the server to open;
+knock waits until its SYN is answered and 100 ms more, for the server to open;
 without an answer, 200 ms in all. Whether the server accepted it, nothing tells.
 -W tries for up to 10 seconds, with 2 counters at most; who came first with the
 same profile has its turn before that.
