@@ -22,6 +22,8 @@ use crate::syn::{LoggedSyn, SynFields};
 const PRICE: u32 = 200;
 /// What one look far ahead costs its knock port: two a second.
 const FAR_LOOK: Duration = Duration::from_millis(500);
+/// Profiles whose looks are made cheap when somebody sends junk to their knock port: 4 MiB.
+const MOST_PREPARED: usize = 64;
 
 /// Every profile that may knock, found by its knock port: what a log line costs does not grow with their number.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub(super) struct Door {
     far: Meter,
     near: Meter,
     behind: Meter,
+    /// How many profiles' looks are cheap.
+    prepared: usize,
 }
 
 /// What the firewall of this host can do for us.
@@ -92,7 +96,19 @@ impl Door {
         }
         let (far, near, behind) = <(Meter, Meter, Meter)>::default();
         let (openings, untold) = (Openings::default(), BTreeSet::new());
-        (Self { ports, untold, limits, openings, means, expected: None, far, near, behind }, broken)
+        let door = Self {
+            ports,
+            untold,
+            limits,
+            openings,
+            means,
+            expected: None,
+            far,
+            near,
+            behind,
+            prepared: 0,
+        };
+        (door, broken)
     }
 
     /// Whether there is nobody to open for.
@@ -157,6 +173,17 @@ impl Door {
         wanted
     }
 
+    /// The names, quoted, of the profiles whose knocks cannot be listed: without `allow`, or with one too wide.
+    pub(super) fn unlisted(&self) -> Vec<String> {
+        let guests = self.ports.values().flat_map(|port| &port.guests);
+        let mut names: Vec<_> = guests
+            .filter(|guest| guest.requests.is_none())
+            .map(|guest| format!("{:?}", guest.name))
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
     /// The names of the profiles that knock on `port`, quoted.
     #[must_use]
     pub(super) fn profile_names(&self, port: u16) -> String {
@@ -193,7 +220,8 @@ impl Door {
             None => {}
         }
         let Some((guest, asked, used)) = port.opening(syn, &mut self.near, now) else {
-            if let Some((profile, ahead)) = port.far_ahead(syn, &mut self.far, now) {
+            let found = port.far_ahead(syn, &mut self.far, &mut self.prepared, now);
+            if let Some((profile, ahead)) = found {
                 return Ok(Outcome::Ahead(profile, ahead));
             }
             let kind = if port.is_behind(syn, &mut self.behind, now) {
@@ -368,12 +396,18 @@ impl KnockPort {
         &mut self,
         syn: &LoggedSyn<'_>,
         of_all: &mut Meter,
+        prepared: &mut usize,
         now: Instant,
     ) -> Option<(String, u32)> {
         if !self.far.may(now) || !of_all.may(now) {
             return None;
         }
         let start = Instant::now();
+        for guest in &mut self.guests {
+            if *prepared < MOST_PREPARED && guest.receiver.prepare() {
+                *prepared += 1;
+            }
+        }
         let found = self.guests.iter_mut().find_map(|guest| {
             let ahead = guest.receiver.look_far(&syn.fields)?;
             guest.hear(syn);

@@ -45,3 +45,16 @@ fn line(text: impl Display) {
     // One write, so that lines of several processes do not mix. A stderr that is gone must not end the daemon.
     let _ = stderr.write_all(text.as_bytes());
 }
+
+/// More profiles than these would hide what a line says.
+const NAMED: usize = 5;
+
+/// That a flood can keep the knocks of these profiles, quoted names, from being logged.
+pub(super) fn can_be_silenced(profiles: &[String]) -> String {
+    let shown = profiles.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    format!(
+        "no `allow`, or one too wide to list, for the profiles {shown}{}: a flood of SYNs can silence their knocks; write \
+         what they may ask for, as in allow = tcp/22",
+        if profiles.len() > NAMED { " and others" } else { "" }
+    )
+}

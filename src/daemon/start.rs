@@ -95,18 +95,10 @@ fn listen(setup: &Setup, mut prepared: Prepared, helper: &mut Helper) -> Result<
     }
     if !ports.is_empty() {
         let names: Vec<_> = ports.iter().map(|port| prepared.door.profile_names(*port)).collect();
-        let shown = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-        say::event(format_args!(
-            "no `allow`, or one too wide to list, for the profiles {shown}{}: a flood of SYNs can silence their knocks; \
-             write what they may ask for, as in allow = tcp/22",
-            if names.len() > NAMED { " and others" } else { "" }
-        ));
+        say::event(say::can_be_silenced(&names));
     }
     Ok(prepared)
 }
-
-/// More profiles than these would hide what a line says.
-const NAMED: usize = 5;
 
 fn prepare(
     setup: &Setup,

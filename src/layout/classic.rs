@@ -11,13 +11,12 @@
 use std::fmt;
 
 use aes::Aes128;
-use aes::cipher::{KeyIvInit, StreamCipher};
-use ctr::Ctr32BE;
+use aes::cipher::{InnerIvInit, StreamCipher};
+use ctr::{Ctr32BE, CtrCore};
 use ctutils::CtEq;
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
-use sha1::block_api::compress;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::Request;
 use crate::syn::SynFields;
@@ -34,37 +33,56 @@ const MAC_LEN: usize = 10;
 const KNOCK_LEN: usize = REQUEST_LEN + MAC_LEN;
 /// Of AES: a counter uses the first 12 bytes of its block.
 const BLOCK_LEN: usize = 16;
-/// Counters that are tried at once: as many as a processor can hash side by side, and a part of the usual window of 20.
-const AT_ONCE: u32 = 4;
-
-/// A block of SHA-1, and its state.
+/// Counters whose key streams are made at once: as many as a processor can encrypt side by side.
+const AT_ONCE: u32 = 8;
+/// What SHA-1 hashes at once, in bytes.
 const SHA1_BLOCK: usize = 64;
-type Sha1State = [u32; 5];
-/// The state that SHA-1 begins with (FIPS 180-4, section 5.3.1).
-const SHA1_BEGIN: Sha1State = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
 
 /// The two keys of a profile. Wiped from memory when dropped; `Debug` shows no byte of them.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+#[derive(Clone)]
 pub struct Keys {
-    cipher: [u8; KEY_LEN],
-    mac: [u8; KEY_LEN],
-    /// SHA-1 after the key's own block of the inner and of the outer hash: half of the work of a MAC, done once.
-    inner: Sha1State,
-    outer: Sha1State,
+    cipher: Zeroizing<[u8; KEY_LEN]>,
+    mac: Zeroizing<[u8; KEY_LEN]>,
+    /// The same, ready to be used: each wipes itself.
+    aes: Aes128,
+    hmac: Hmac<Sha1>,
+    /// Of each request's MAC the first byte; empty until that is worth its room.
+    first_bytes: Zeroizing<Vec<u8>>,
 }
 
 impl Keys {
     /// Keys from the bytes of `cipher.key` and `mac.key`.
     #[must_use]
     pub fn new(cipher: [u8; KEY_LEN], mac: [u8; KEY_LEN]) -> Self {
-        let after_key = |pad: u8| {
-            let mut block = Zeroizing::new([pad; SHA1_BLOCK]);
-            block.iter_mut().zip(mac).for_each(|(byte, key)| *byte ^= key);
-            let mut state = SHA1_BEGIN;
-            compress(&mut state, &[*block]);
-            state
+        // HMAC pads a short key with zeros to a block (RFC 2104).
+        let mut block = Zeroizing::new([0; SHA1_BLOCK]);
+        block.iter_mut().zip(mac).for_each(|(to, byte)| *to = byte);
+        Self {
+            aes: Aes128::new(&cipher.into()),
+            hmac: <Hmac<Sha1> as KeyInit>::new(&(*block).into()),
+            cipher: cipher.into(),
+            mac: mac.into(),
+            first_bytes: Zeroizing::default(),
+        }
+    }
+
+    /// Works out the first byte of every request's MAC, which takes some 10 ms and 64 KiB. From then on [`open`] hashes
+    /// only where that byte fits: once in 256 counters that it tries, for a SYN that is no knock.
+    ///
+    /// Whether a byte fits shows in the time that [`open`] takes. Nobody who could use that sees the time: a knock is
+    /// answered by the kernel before it is decoded.
+    pub fn prepare(&mut self) {
+        let first_byte = |request: u16| {
+            let [first, ..] = self.mac(request.to_be_bytes());
+            first
         };
-        Self { cipher, mac, inner: after_key(0x36), outer: after_key(0x5c) }
+        self.first_bytes = Zeroizing::new((0..=u16::MAX).map(first_byte).collect());
+    }
+
+    /// Whether [`Keys::prepare`] has been called.
+    #[must_use]
+    pub fn are_prepared(&self) -> bool {
+        !self.first_bytes.is_empty()
     }
 
     /// The bytes of `cipher.key` and of `mac.key`, for the one who writes them to disk.
@@ -73,32 +91,19 @@ impl Keys {
         (&self.cipher, &self.mac)
     }
 
-    /// The MAC of nothing yet: what a sender's one MAC is made with.
-    fn hmac(&self) -> Hmac<Sha1> {
-        #[expect(clippy::expect_used, reason = "HMAC takes keys of any length (RFC 2104)")]
-        <Hmac<Sha1> as KeyInit>::new_from_slice(&self.mac).expect("a key of 16 bytes")
+    /// A request's MAC, cut.
+    fn mac(&self, request: [u8; REQUEST_LEN]) -> [u8; MAC_LEN] {
+        let whole = self.hmac.clone().chain_update(request).finalize().into_bytes();
+        let mut mac = [0; MAC_LEN];
+        mac.iter_mut().zip(whole).for_each(|(to, byte)| *to = byte);
+        mac
     }
 
-    /// The same MAC of each request, cut, for the one who tries many. Each hash (RFC 2104) has one block left: what is
-    /// hashed, a bit, and the length with the key's block. Hashes of one kind do not wait for each other, so the
-    /// processor works on several at once.
-    fn macs<const N: usize>(&self, requests: &[[u8; REQUEST_LEN]; N]) -> [[u8; MAC_LEN]; N] {
-        let inner = requests.map(|request| {
-            let mut state = self.inner;
-            compress(&mut state, &[last_block(&request)]);
-            state
-        });
-        inner.map(|hash| {
-            let mut bytes = [0; 20];
-            let words = hash.into_iter().flat_map(u32::to_be_bytes);
-            bytes.iter_mut().zip(words).for_each(|(to, byte)| *to = byte);
-            let mut state = self.outer;
-            compress(&mut state, &[last_block(&bytes)]);
-            let mut mac = [0; MAC_LEN];
-            let bytes = state.into_iter().flat_map(u32::to_be_bytes);
-            mac.iter_mut().zip(bytes).for_each(|(to, byte)| *to = byte);
-            mac
-        })
+    /// Whether `mac` may be `request`'s: `false` is certain.
+    fn may_be(&self, request: [u8; REQUEST_LEN], mac: &[u8; MAC_LEN]) -> bool {
+        let [first, ..] = mac;
+        let request = usize::from(u16::from_be_bytes(request));
+        self.first_bytes.get(request).is_none_or(|it| it == first)
     }
 
     /// CTR blocks from `counter` on, one a counter: it is the block's last four bytes, big-endian. So the blocks of
@@ -106,18 +111,8 @@ impl Keys {
     fn keystream(&self, counter: u32) -> Ctr32BE<Aes128> {
         let mut block = [0; BLOCK_LEN];
         block[12..].copy_from_slice(&counter.to_be_bytes());
-        Ctr32BE::<Aes128>::new(&self.cipher.into(), &block.into())
+        Ctr32BE::from_core(CtrCore::inner_iv_init(self.aes.clone(), &block.into()))
     }
-}
-
-/// The block that ends a hash of the key's block and of `rest`.
-fn last_block<const N: usize>(rest: &[u8; N]) -> [u8; SHA1_BLOCK] {
-    const { assert!(N < SHA1_BLOCK - 8, "the length must fit in too") };
-    let mut block = [0; SHA1_BLOCK];
-    let (begin, length) = block.split_at_mut(SHA1_BLOCK - 8);
-    begin.iter_mut().zip(rest.iter().chain(&[0x80])).for_each(|(to, byte)| *to = *byte);
-    length.copy_from_slice(&(8 * (SHA1_BLOCK + N) as u64).to_be_bytes());
-    block
 }
 
 impl fmt::Debug for Keys {
@@ -152,9 +147,8 @@ pub fn seal(keys: &Keys, request: Request, counter: u32) -> Result<SynFields, Se
         return Err(SealError::Spent);
     }
     let request = request.0.to_be_bytes();
-    // Of the MAC goes in what has room.
     let mut knock = [0; KNOCK_LEN];
-    let mac = keys.hmac().chain_update(request).finalize().into_bytes();
+    let mac = keys.mac(request);
     for (place, byte) in knock.iter_mut().zip(request.into_iter().chain(mac)) {
         *place = byte;
     }
@@ -186,16 +180,12 @@ pub fn open(
         let count = AT_ONCE.min(end - first);
         let mut stream = Zeroizing::new([[0; BLOCK_LEN]; AT_ONCE as usize]);
         keystream.apply_keystream(stream.as_flattened_mut());
-        let knocks = stream.each_ref().map(|block| {
+        for (candidate, block) in (first..first + count).zip(stream.iter()) {
             let mut knock = ciphertext;
             knock.iter_mut().zip(block).for_each(|(byte, key)| *byte ^= key);
-            knock
-        });
-        let macs = keys.macs(&knocks.map(|[high, low, ..]| [high, low]));
-        for ((candidate, knock), mac) in (first..first + count).zip(knocks).zip(&macs) {
-            let [high, low, tag @ ..] = knock;
+            let [high, low, mac @ ..] = knock;
             let request = [high, low];
-            if tag.ct_eq(mac).to_bool() {
+            if keys.may_be(request, &mac) && mac.ct_eq(&keys.mac(request)).to_bool() {
                 return Ok((Request(u16::from_be_bytes(request)), candidate));
             }
         }
@@ -213,7 +203,7 @@ pub fn sequences(
     count: u32,
     mut each: impl FnMut(u32),
 ) {
-    let macs: Vec<[u8; 4]> = requests.iter().map(|request| first_of_mac(keys, *request)).collect();
+    let macs: Vec<_> = requests.iter().map(|request| keys.mac(request.0.to_be_bytes())).collect();
     let mut keystream = keys.keystream(counter);
     let end = counter.saturating_add(count);
     let mut first = counter;
@@ -223,20 +213,12 @@ pub fn sequences(
         keystream.apply_keystream(stream.as_flattened_mut());
         for (_, [_, _, k0, k1, k2, k3, ..]) in (0..count).zip(stream.iter()) {
             let key = u32::from_be_bytes([*k0, *k1, *k2, *k3]);
-            for mac in &macs {
-                each(u32::from_be_bytes(*mac) ^ key);
+            for [m0, m1, m2, m3, ..] in &macs {
+                each(u32::from_be_bytes([*m0, *m1, *m2, *m3]) ^ key);
             }
         }
         first += count;
     }
-}
-
-/// The bytes of a request's MAC that the sequence number hides.
-fn first_of_mac(keys: &Keys, Request(request): Request) -> [u8; 4] {
-    let mac = keys.hmac().chain_update(request.to_be_bytes()).finalize().into_bytes();
-    let mut first = [0; 4];
-    first.iter_mut().zip(mac).for_each(|(place, byte)| *place = byte);
-    first
 }
 
 fn from_bytes([i0, i1, s0, s1, s2, s3, a0, a1, a2, a3, w0, w1]: [u8; KNOCK_LEN]) -> SynFields {
@@ -323,16 +305,20 @@ mod tests {
     }
 
     #[test]
-    fn the_macs_that_are_made_at_once_are_those_of_hmac() {
-        let keys = keys();
-        for high in 0..=u8::MAX {
-            let requests =
-                std::array::from_fn::<_, 8, _>(|low| [high, u8::try_from(low * 31).unwrap()]);
-            let alone =
-                requests.map(|request| keys.hmac().chain_update(request).finalize().into_bytes());
-            for (mac, alone) in keys.macs(&requests).iter().zip(&alone) {
-                assert_eq!(mac[..], alone[..MAC_LEN]);
-            }
+    fn prepared_keys_open_the_same_knocks_and_no_others() {
+        let mut prepared = keys();
+        prepared.prepare();
+        for request in (0..=u16::MAX).step_by(251) {
+            let good = seal(&keys(), Request(request), 105).unwrap();
+            assert_eq!(open(&prepared, 100, 20, &good), Ok((Request(request), 105)));
+            assert_eq!(open(&prepared, 106, 20, &good), Err(OpenError::NoMatch));
+        }
+        let good = to_bytes(&seal(&keys(), Request(22), 105).unwrap());
+        for bit in 0..KNOCK_LEN * 8 {
+            let mut bytes = good;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let found = open(&prepared, 100, 20, &from_bytes(bytes));
+            assert_eq!(found, Err(OpenError::NoMatch), "bit {bit}");
         }
     }
 

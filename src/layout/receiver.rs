@@ -80,6 +80,15 @@ impl Receiver {
         Some(counter - self.next)
     }
 
+    /// Makes looks for what is no knock cheap, for 64 KiB ([`Keys::prepare`]). Whether it was not so before.
+    pub fn prepare(&mut self) -> bool {
+        let is_new = !self.keys.are_prepared();
+        if is_new {
+            self.keys.prepare();
+        }
+        is_new
+    }
+
     /// Hands `each` the sequence numbers of the knocks that ask for one of `requests` with one of `count` counters from
     /// `from` on.
     pub fn sequences(&self, requests: &[Request], from: u32, count: u32, each: impl FnMut(u32)) {

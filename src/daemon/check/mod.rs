@@ -19,6 +19,7 @@ use std::path::Path;
 use super::door::Means;
 use super::failure::Failure;
 use super::guard::Remembered;
+use super::say;
 use super::setup::Setup;
 use super::source::{self, Opened};
 use super::trial::{Finding, Interrupted, Plan, Trial};
@@ -67,12 +68,16 @@ pub(super) fn run(setup: &Setup, trial: Option<Trial>) -> Result<(), Failure> {
     }
     let files = files.and_then(|(files, unreadable)| {
         let offers = Offer::of_all(&files, allow);
-        let (_, broken) = setup.door(files, limits, NO_MEANS)?;
-        Ok((offers, broken + unreadable))
+        let (door, broken) = setup.door(files, limits, NO_MEANS)?;
+        Ok((offers, door.unlisted(), broken + unreadable))
     });
     match files {
-        Ok((possible, left_out)) => {
+        Ok((possible, unlisted, left_out)) => {
             offers(&possible, guard.as_ref(), trial.is_some(), &found);
+            if !unlisted.is_empty() {
+                let warning = say::can_be_silenced(&unlisted);
+                found.say("profiles", format_args!("WARNING: {warning}"));
+            }
             // Those were told of one by one.
             found.problems += left_out;
         }

@@ -50,8 +50,8 @@ impl Offer {
     /// In words.
     pub(super) fn text(&self) -> String {
         let Some(services) = &self.services else { return "any TCP port".into() };
-        let tcp = services.iter().filter(|service| service.protocol == Protocol::Tcp);
-        let names: Vec<_> = tcp.map(|service| ServiceText(*service).to_string()).collect();
+        let names: Vec<_> =
+            services.iter().map(|service| ServiceText(*service).to_string()).collect();
         if names.is_empty() { "nothing".into() } else { names.join(", ") }
     }
 
