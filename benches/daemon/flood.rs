@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
-use knockknock::client::packet::{Ends, KnockPacket};
-use knockknock::client::wire::RawSockets;
+use knockknock::client::knock::packet::{Ends, KnockPacket};
+use knockknock::client::knock::raw_socket::RawSockets;
 
 use crate::cost::Processes;
 use crate::kernel_log::{DAEMONS, KernelLog};

@@ -4,8 +4,8 @@ use std::fs;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use knockknock::client::packet::{Ends, KnockPacket};
-use knockknock::client::wire::RawSockets;
+use knockknock::client::knock::packet::{Ends, KnockPacket};
+use knockknock::client::knock::raw_socket::RawSockets;
 use knockknock::layout::Request;
 use knockknock::layout::classic::{Keys, seal};
 use knockknock::profile::ProfileFiles;

@@ -11,8 +11,8 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 
-use super::knock::is_plain_name;
-use super::target::Family;
+use super::knock::knocker::is_plain_name;
+use super::knock::route::Family;
 use crate::layout::Request;
 
 /// Opens a port for one connection, with one SYN that only you could have made.

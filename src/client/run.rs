@@ -13,18 +13,20 @@ use std::time::Instant;
 use clap::CommandFactory;
 use nix::errno::Errno;
 
-use super::answer::{self, Awaited, Ears};
 use super::cli::{Cli, Target};
-use super::connect::knock_and_connect;
-use super::failure::Failure;
-use super::knock::{Knocker, Sent, default_profiles};
-use super::known::nearest;
-use super::order::Next;
-use super::show::{self, DryRun};
-use super::target::{Family, Route, Ways, first_of_each};
-use super::turn::{self, Turn};
-use super::wire::RawSockets;
-use super::{plain, privilege, relay, say};
+use super::connect::race::knock_and_connect;
+use super::connect::send_order::Next;
+use super::connect::{plain, stdio_relay as relay};
+use super::knock::answer::{self, Awaited, Ears};
+use super::knock::capabilities as privilege;
+use super::knock::dry_run::{self as show, DryRun};
+use super::knock::error::Failure;
+use super::knock::knocker::{Knocker, Sent, default_profiles};
+use super::knock::profile_lock::{self as turn, Turn};
+use super::knock::profile_match::nearest;
+use super::knock::raw_socket::RawSockets;
+use super::knock::route::{Family, Route, Ways, first_of_each};
+use super::say;
 use crate::layout::Request;
 
 /// A command could not be started: as shells and env(1) have it.
@@ -146,7 +148,7 @@ fn become_command(program: &OsString, arguments: &[OsString]) -> u8 {
     let why = Command::new(program).args(arguments).exec();
     say::tell(format_args!(
         "knock: {program:?}: cannot be started: {}",
-        super::failure::reason(&why)
+        super::knock::error::reason(&why)
     ));
     NOT_STARTED
 }
@@ -280,7 +282,7 @@ fn plan(cli: &Cli, Asked { knocker, request }: Asked) -> Result<Plan, Failure> {
     if cli.verbose {
         let host = &knocker.profile.name;
         for (address, why) in &passed_over {
-            let why = super::failure::reason(why);
+            let why = super::knock::error::reason(why);
             say::tell(format_args!("knock: {host:?}: no way to {address} ({why}): passed over"));
         }
         for route in &routes {

@@ -23,7 +23,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::packet::{Ends, KnockPacket};
+use crate::client::knock::packet::{Ends, KnockPacket};
 use crate::daemon::trial::{Finding, Interrupted as Stopped, Plan, Tried};
 use crate::layout::Request;
 use server::Server;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use knockknock::client::packet::{Ends, KnockPacket};
+use knockknock::client::knock::packet::{Ends, KnockPacket};
 use knockknock::syn::SynFields;
 use pnet::datalink::{
     self, Channel, Config, DataLinkReceiver, DataLinkSender, MacAddr, NetworkInterface,

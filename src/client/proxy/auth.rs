@@ -11,7 +11,7 @@ use std::{fmt, io};
 use ctutils::CtEq;
 use zeroize::Zeroizing;
 
-use crate::client::failure::reason;
+use crate::client::knock::error::reason;
 
 /// What RFC 1929 has room for, each, in bytes.
 const MOST: usize = 255;

@@ -14,10 +14,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::client::failure::Failure;
-use crate::client::knock::Knocker;
-use crate::client::known::{Host, Known};
-use crate::client::target::{self, Family, Route};
+use crate::client::knock::error::Failure;
+use crate::client::knock::knocker::Knocker;
+use crate::client::knock::profile_match::{Host, Known};
+use crate::client::knock::route::{self as target, Family, Route};
 
 /// How long the addresses of a profile's name are believed. A target given by its own name is never looked up here.
 const BELIEVED: Duration = Duration::from_secs(60);

@@ -17,10 +17,11 @@ use super::cli::Cli;
 use super::lookup::Lookup;
 use super::serve::{MOST_CONNECTIONS, Proxy, serve};
 use super::upstream::Upstream;
-use crate::client::failure::{Failure, reason};
-use crate::client::knock::default_profiles;
-use crate::client::wire::RawSockets;
-use crate::client::{privilege, say};
+use crate::client::knock::capabilities as privilege;
+use crate::client::knock::error::{Failure, reason};
+use crate::client::knock::knocker::default_profiles;
+use crate::client::knock::raw_socket::RawSockets;
+use crate::client::say;
 
 /// Descriptors of a connection at its busiest: the client, and the attempts that race for the server.
 const DESCRIPTORS_EACH: u64 = 4;

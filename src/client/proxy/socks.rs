@@ -14,7 +14,7 @@ use fast_socks5::{ReplyError, Socks5Command};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::auth::Credentials;
-use crate::client::known::Host;
+use crate::client::knock::profile_match::Host;
 
 /// Names in a SOCKS 4 request are shorter than this, in bytes.
 const MOST_NAME: usize = 512;

@@ -17,13 +17,13 @@ use tokio::time::{sleep, timeout};
 
 use super::lookup::{Destination, Lookup};
 use super::socks::Refusal;
-use crate::client::connect::{Connected, NeverOpened, knock_and_connect};
-use crate::client::failure::{Failure, reason};
-use crate::client::knock::Knocker;
-use crate::client::known::Host;
-use crate::client::target::Route;
-use crate::client::turn::{LONGEST_WAIT, NoTurn, Turn};
-use crate::client::wire::RawSockets;
+use crate::client::connect::race::{Connected, NeverOpened, knock_and_connect};
+use crate::client::knock::error::{Failure, reason};
+use crate::client::knock::knocker::Knocker;
+use crate::client::knock::profile_lock::{LONGEST_WAIT, NoTurn, Turn};
+use crate::client::knock::profile_match::Host;
+use crate::client::knock::raw_socket::RawSockets;
+use crate::client::knock::route::Route;
 use crate::layout::Request;
 
 /// No plain connection after this long: give up.

@@ -7,8 +7,8 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::failure::Failure;
-use super::target::ascii_name;
+use super::error::Failure;
+use super::route::ascii_name;
 use crate::profile::{self, ProfileConfig};
 
 /// What somebody wants to reach.

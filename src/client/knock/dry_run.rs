@@ -6,10 +6,10 @@ use std::fmt::{self, Write};
 use std::net::Ipv6Addr;
 use std::path::Path;
 
-use super::failure::Failure;
-use super::knock::{self, Knocker};
+use super::error::Failure;
+use super::knocker::{self as knock, Knocker};
 use super::packet::{Ends, KnockPacket, TTL};
-use super::target::Route;
+use super::route::Route;
 use crate::layout::Request;
 use crate::layout::classic::{self, SealError};
 use crate::profile::{self, Layout};

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::failure::Failure;
-use super::known::{self, Host, Known};
-use super::order::Next;
+use super::error::Failure;
 use super::packet::{Ends, KnockPacket};
-use super::target::{self, Family, Route, Ways};
-use super::wire::RawSockets;
+use super::profile_match::{self as known, Host, Known};
+use super::raw_socket::RawSockets;
+use super::route::{self as target, Family, Route, Ways};
+use crate::client::connect::send_order::Next;
 use crate::counter::Counter;
 use crate::layout::Request;
 use crate::layout::classic::{self, SealError};

@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 use std::{fmt, io};
 
-/// Waiting longer for a turn than this is giving up. Each holder is done within [`super::connect::TIME_LIMIT`].
+/// Waiting longer for a turn than this is giving up. Each holder is done within [`crate::client::connect::race::TIME_LIMIT`].
 pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// A turn, until it is dropped.

@@ -18,8 +18,8 @@ use nix::sys::socket::{
     self, AddressFamily, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
 };
 
-use super::failure::reason;
-use super::target::{self, Family, NoRoute, Route};
+use crate::client::knock::error::reason;
+use crate::client::knock::route::{self as target, Family, NoRoute, Route};
 
 /// No connection after this long: give up.
 const TIME_LIMIT: Duration = Duration::from_secs(30);

@@ -9,8 +9,8 @@
 
 use std::collections::VecDeque;
 
-use super::failure::Failure;
-use super::target::Route;
+use crate::client::knock::error::Failure;
+use crate::client::knock::route::Route;
 
 /// Ways that are tried where no knock leaves this machine: each has spent a counter.
 const MOST_UNSENT: usize = 3;

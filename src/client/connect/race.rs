@@ -27,9 +27,9 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeSpec;
 
-use super::failure::Failure;
-use super::order::{Next, Order};
-use super::target::Route;
+use super::send_order::{Next, Order};
+use crate::client::knock::error::Failure;
+use crate::client::knock::route::Route;
 
 /// No connection after this long: give up.
 pub const TIME_LIMIT: Duration = Duration::from_secs(10);

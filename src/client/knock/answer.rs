@@ -26,7 +26,7 @@ use pnet::packet::ipv4::Ipv4Packet;
 use pnet::packet::tcp::{TcpFlags, TcpPacket};
 
 use super::packet::{Ends, KnockPacket};
-use super::target::{Family, Route};
+use super::route::{Family, Route};
 
 /// From the answer on, for the server to read its log and to open: longer than the slowest log takes.
 const AFTER_ANSWER: Duration = Duration::from_millis(100);

@@ -10,11 +10,11 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
-use super::connect::NeverOpened;
-use super::known::nearest;
-use super::plain::NoConnection;
-use super::target::NoRoute;
-use super::turn::NoTurn;
+use super::profile_lock::NoTurn;
+use super::profile_match::nearest;
+use super::route::NoRoute;
+use crate::client::connect::plain::NoConnection;
+use crate::client::connect::race::NeverOpened;
 use crate::counter::CounterError;
 use crate::profile::ProfileError;
 
