@@ -89,6 +89,7 @@ const RULES: &[Rule] = &[
             "nix",
             "pnet",
             "strsim",
+            "thiserror",
             "tokio",
             "zeroize",
         ],

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
-use knockknock::client::knock::packet::{Ends, KnockPacket};
+use knockknock::client::knock::packet::{AddressPair, KnockPacket};
 use knockknock::client::knock::raw_socket::RawSockets;
 
 use crate::cost::Processes;
@@ -141,15 +141,20 @@ fn thief() {
     let mut site = guarded(Net::lan(), "allow = tcp/2222\n");
     let mut knocker = Knocker::of(&site);
     let raw = site.net.other.inside(RawSockets::open).unwrap();
-    let ends = Ends::V4(site.net.other.ipv4, site.net.server.ipv4);
+    let addresses = AddressPair::V4(site.net.other.ipv4, site.net.server.ipv4);
     let torrent = Torrent::start(&site.net.other, aim(&site, true, KNOCK_PORT), A_SECOND);
     rest(PATIENCE);
     for _ in 0..KNOCKS {
         let opened = site.opened();
         let fields = knocker.knock_for(PORT);
         knocker.send(fields);
-        let copy =
-            KnockPacket { ends, source_port: 40_000, knock_port: KNOCK_PORT, fields, flow_high: 0 };
+        let copy = KnockPacket {
+            addresses,
+            source_port: 40_000,
+            knock_port: KNOCK_PORT,
+            fields,
+            flow_high: 0,
+        };
         raw.send(&copy, 0).unwrap();
         wait(|| site.opened() > opened);
     }

@@ -1,29 +1,28 @@
-//! What a person is told when a knock cannot be made: what is wrong, then what to do. Lower case, one line.
+//! Why no knock was sent: what is wrong in one clause, and a hint that says what to do.
 //!
 //! Names and paths come from outside, so they are shown escaped (`{:?}`).
 
-#![forbid(unsafe_code)]
-
-use std::fmt;
+use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::profile_lock::NoTurn;
-use super::profile_match::nearest;
-use super::route::NoRoute;
-use crate::client::connect::plain::NoConnection;
-use crate::client::connect::race::NeverOpened;
+use super::capabilities::CapabilityError;
+use super::profile_match::{ProfilesError, nearest};
+use super::route::RouteError;
+use crate::client::say::reason;
 use crate::counter::CounterError;
 use crate::profile::ProfileError;
 
 /// Why no knock was sent.
-#[derive(Debug)]
-pub enum Failure {
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KnockError {
     /// Neither `--profiles` nor `HOME` says where the profiles are.
+    #[error("HOME is not set")]
     NoHome,
-    /// There is no profile for this host. With those that there are.
+    /// There is no profile for this host.
+    #[error("no profile {host:?} in {profiles:?}")]
     NoProfile {
         /// The host that was asked for.
         host: String,
@@ -32,46 +31,38 @@ pub enum Failure {
         /// The profiles that there are.
         there_are: Vec<String>,
     },
+    /// The directory of profiles cannot be read.
+    #[error(transparent)]
+    Profiles(#[from] ProfilesError),
     /// The profile cannot be used.
-    Profile(ProfileError),
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
     /// The counter cannot be spent.
-    Counter(CounterError),
-    /// Nobody said which port to ask for.
+    #[error(transparent)]
+    Counter(#[from] CounterError),
+    /// Every counter of this profile has been used.
+    #[error("{0:?}: every counter has been used")]
+    Spent(String),
+    /// Nobody said which port to ask for. With the profile's config.
+    #[error("{0:?}: no port")]
     NoPort(String, PathBuf),
     /// The name has no address.
-    Unresolved(String, std::io::Error),
-    /// The name, which is no profile's, has no address.
-    NoAddress(String, std::io::Error),
-    /// There is no way to the host.
-    NoRoute(String, NoRoute),
+    #[error("{0:?}: no address for this name ({why})", why = reason(.1))]
+    Unresolved(String, io::Error),
+    /// There is no route to the host.
+    #[error("{0:?}: {1}")]
+    NoRoute(String, RouteError),
     /// The program may not open a raw socket.
+    #[error("no CAP_NET_RAW, which a knock needs")]
     NoCapability(PathBuf),
     /// The raw socket cannot be opened for another reason.
+    #[error("cannot open a raw socket ({})", .0.desc())]
     RawSocket(Errno),
-    /// The privileges could not be given up.
-    StillPrivileged(String),
-    /// The directory of profiles cannot be read.
-    NoProfiles(PathBuf, std::io::Error),
-    /// Every counter of this profile has been used.
-    Spent(String),
-    /// It is not our turn with this profile.
-    NoTurn(NoTurn),
-    /// Standard input or output cannot be used.
-    StandardEnds(std::io::Error),
-    /// The host was knocked at, but does not let us in.
-    NeverOpened(NeverOpened),
-    /// The host has no profile, and cannot be connected to without a knock either.
-    Plain {
-        /// The host that was asked for.
-        host: String,
-        /// What came of it.
-        why: NoConnection,
-        /// The profile that was probably meant.
-        meant: Option<String>,
-    },
-    /// The connection broke.
-    ConnectionLost(String, std::io::Error),
+    /// The capabilities could not be given up.
+    #[error(transparent)]
+    Capabilities(#[from] CapabilityError),
     /// The packet did not leave.
+    #[error("the knock for {address} did not leave this machine ({})", .why.desc())]
     NotSent {
         /// The counter that is gone.
         counter: u32,
@@ -82,97 +73,49 @@ pub enum Failure {
     },
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoHome => f.write_str(
-                "HOME is not set, so there is nowhere to look for profiles: say --profiles DIR",
-            ),
-            Self::NoProfile { host, profiles, there_are } => {
-                no_profile(f, host, profiles, there_are)
-            }
-            Self::Profile(error) => error.fmt(f),
-            Self::Counter(error) => write!(f, "{error}; nothing was sent"),
-            Self::NoPort(host, config) => write!(
-                f,
-                "{host:?}: which port? say -p PORT or HOST:PORT, or write \"port = PORT\" below [main] in {config:?}"
-            ),
-            Self::Unresolved(name, why) => write!(
-                f,
-                "{name:?}: no address for this name ({}); check the name and the network, or write \"address = ...\" into the profile's config; nothing was sent, no counter spent",
-                reason(why)
-            ),
-            Self::NoAddress(name, why) => {
-                write!(f, "{name:?}: no address for this name ({}), and no profile", reason(why))
-            }
-            Self::NoRoute(name, NoRoute::NoneOfThatFamily) => write!(
-                f,
-                "{name:?}: has no address of the family that was asked for (-4, -6, --source); nothing was sent, no counter spent"
-            ),
-            Self::NoRoute(name, NoRoute::Unreachable(address, why)) => write!(
-                f,
-                "{name:?}: no way to {address} ({}); check the network; nothing was sent, no counter spent",
-                reason(why)
-            ),
-            Self::NoCapability(program) => write!(
-                f,
-                "sending a knock needs CAP_NET_RAW; give it to the program once: sudo setcap cap_net_raw+ep {}",
-                shell_word(program)
-            ),
-            Self::RawSocket(why) => {
-                write!(f, "cannot open a raw socket ({}); nothing was sent", why.desc())
-            }
-            Self::StillPrivileged(why) => {
-                write!(f, "cannot give up privileges ({why}), so nothing was sent")
-            }
-            Self::NoProfiles(dir, why) if why.kind() == std::io::ErrorKind::NotFound => write!(
-                f,
-                "{dir:?}: there is no such directory; profiles are made on the server, by knock-genprofile"
-            ),
-            Self::NoProfiles(dir, why) => write!(
-                f,
-                "{dir:?}: the profiles cannot be read ({}); see whose it is: ls -ld {dir:?}",
-                reason(why)
-            ),
-            Self::Spent(name) => {
-                write!(f, "{name:?}: every counter has been used; ask for a new profile")
-            }
-            Self::NoTurn(why) => why.fmt(f),
-            Self::StandardEnds(why) => {
-                write!(f, "standard input or output cannot be used: {}", reason(why))
-            }
-            Self::NeverOpened(why) => why.fmt(f),
-            Self::Plain { host, why, meant } => {
-                write!(f, "{host:?}: {why}; there is no such profile, so no knock was sent")?;
-                meant.iter().try_for_each(|name| write!(f, "; did you mean {name:?}?"))
-            }
-            Self::ConnectionLost(host, why) => {
-                write!(f, "{host:?}: the connection broke: {}", reason(why))
-            }
-            Self::NotSent { counter, address, why } => write!(
-                f,
-                "the knock for {address} did not leave this machine ({}); counter {counter} is spent, no port was opened",
-                why.desc()
-            ),
-        }
-    }
-}
-
-impl std::error::Error for Failure {}
-
-impl Failure {
+impl KnockError {
     /// What it means that a raw socket cannot be opened.
-    #[must_use]
-    pub fn raw_socket(why: Errno) -> Self {
+    pub(crate) fn raw_socket(why: Errno) -> Self {
         match why {
-            Errno::EPERM => Self::NoCapability(std::env::current_exe().unwrap_or_default()),
+            Errno::EPERM => {
+                Self::NoCapability(std::env::current_exe().unwrap_or_else(|_| "knock".into()))
+            }
             why => Self::RawSocket(why),
         }
     }
 
+    /// What to do, or what has happened all the same.
+    pub(crate) fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoHome => "use --profiles DIR".to_owned(),
+            Self::NoProfile { host, there_are, .. } => profile_hint(host, there_are),
+            Self::Profiles(error) => error.hint(),
+            Self::Profile(_) => return None,
+            Self::Counter(_) | Self::RawSocket(_) | Self::Capabilities(_) => {
+                "nothing was sent".to_owned()
+            }
+            Self::Spent(_) => "ask for a new profile".to_owned(),
+            Self::NoPort(_, config) => format!(
+                "use -p PORT or HOST:PORT, or write \"port = PORT\" below [main] in {config:?}"
+            ),
+            Self::Unresolved(..) => "nothing was sent, no counter spent; check the name and the network, or write \"address = ...\" into the profile's config".to_owned(),
+            Self::NoRoute(_, RouteError::NoneOfThatFamily) => {
+                "nothing was sent, no counter spent".to_owned()
+            }
+            Self::NoRoute(_, RouteError::Unreachable(..)) => {
+                "nothing was sent, no counter spent; check the network".to_owned()
+            }
+            Self::NoCapability(program) => {
+                format!("fix: sudo setcap cap_net_raw+ep {}", shell_word(program))
+            }
+            Self::NotSent { counter, .. } => {
+                format!("counter {counter} is spent, no port was opened")
+            }
+        })
+    }
+
     /// 2 where the command line lacks something, else 1.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::NoHome | Self::NoPort(..) => 2,
             _ => 1,
@@ -180,42 +123,20 @@ impl Failure {
     }
 }
 
-/// What the system said, without its number.
-#[must_use]
-pub fn reason(why: &std::io::Error) -> String {
-    match why.raw_os_error() {
-        Some(number) => Errno::from_raw(number).desc().to_owned(),
-        None => why.to_string(),
-    }
-}
-
-fn no_profile(
-    f: &mut fmt::Formatter<'_>,
-    host: &str,
-    profiles: &std::path::Path,
-    there_are: &[String],
-) -> fmt::Result {
-    write!(f, "no profile {host:?} in {profiles:?}; ")?;
+fn profile_hint(host: &str, there_are: &[String]) -> String {
     if let Some(name) = nearest(host, there_are) {
-        return write!(f, "did you mean {name:?}?");
+        return format!("did you mean {name:?}?");
     }
-    if there_are.is_empty() {
-        f.write_str("there are none yet; ")?;
-    } else {
-        f.write_str("there are ")?;
-        for (index, name) in there_are.iter().enumerate() {
-            let comma = if index == 0 { "" } else { ", " };
-            write!(f, "{comma}{name:?}")?;
-        }
-        f.write_str("; ")?;
-    }
-    f.write_str(
-        "the server's admin makes one with knock-genprofile, which says how to copy it here",
-    )
+    let listed: Vec<String> = there_are.iter().map(|name| format!("{name:?}")).collect();
+    let there_are = match listed.as_slice() {
+        [] => "there are none yet".to_owned(),
+        listed => format!("there are {}", listed.join(", ")),
+    };
+    format!("{there_are}; knock-genprofile on the server makes one and says how to copy it here")
 }
 
 /// `path` as it can be typed into a shell; where that would take quoting, what finds the program there.
-fn shell_word(path: &std::path::Path) -> String {
+fn shell_word(path: &Path) -> String {
     match path.to_str() {
         Some(text)
             if text
@@ -235,39 +156,37 @@ mod tests {
 
     #[test]
     fn a_missing_profile_lists_those_that_there_are_and_how_to_get_one() {
-        let failure = |there_are: &[&str]| {
-            Failure::NoProfile {
-                host: "a\u{1b}[2J".into(),
-                profiles: "/home/u/.knockknock".into(),
-                there_are: there_are.iter().map(ToString::to_string).collect(),
-            }
-            .to_string()
+        let failure = |there_are: &[&str]| KnockError::NoProfile {
+            host: "a\u{1b}[2J".into(),
+            profiles: "/home/u/.knockknock".into(),
+            there_are: there_are.iter().map(ToString::to_string).collect(),
         };
-        assert!(failure(&["one.example", "b\u{1b}[2J"]).ends_with(r#"did you mean "b\u{1b}[2J"?"#));
-        let text = failure(&["one.example", "two.example"]);
+        let hint = |there_are: &[&str]| failure(there_are).hint().unwrap();
+        assert_eq!(hint(&["one.example", "b\u{1b}[2J"]), r#"did you mean "b\u{1b}[2J"?"#);
+        let text = hint(&["one.example", "two.example"]);
         assert!(text.contains(r#"there are "one.example", "two.example""#), "{text}");
         assert!(text.contains("knock-genprofile"), "{text}");
+        let text = failure(&[]).to_string();
         assert!(!text.contains('\u{1b}'), "what was typed is escaped: {text}");
-        assert!(failure(&[]).contains("none yet"));
+        assert!(hint(&[]).contains("none yet"));
     }
 
     #[test]
     fn a_missing_capability_teaches_the_line_that_gives_it() {
-        let text = Failure::NoCapability("/usr/local/bin/knock".into()).to_string();
-        assert!(text.ends_with("sudo setcap cap_net_raw+ep /usr/local/bin/knock"), "{text}");
-        let text = Failure::NoCapability("/tmp/$(reboot)/knock".into()).to_string();
-        assert!(text.ends_with("sudo setcap cap_net_raw+ep $(command -v knock)"), "{text}");
-        let text = Failure::NoCapability("/home/a b/knock-proxy".into()).to_string();
-        assert!(text.ends_with("sudo setcap cap_net_raw+ep $(command -v knock-proxy)"), "{text}");
+        for (path, word) in [
+            ("/usr/local/bin/knock", "/usr/local/bin/knock"),
+            ("/tmp/$(reboot)/knock", "$(command -v knock)"),
+            ("/home/a b/knock-proxy", "$(command -v knock-proxy)"),
+        ] {
+            let hint = KnockError::NoCapability(path.into()).hint().unwrap();
+            assert_eq!(hint, format!("fix: sudo setcap cap_net_raw+ep {word}"));
+        }
     }
 
     #[test]
     fn a_knock_that_did_not_leave_claims_nothing() {
         let why = Errno::ENETUNREACH;
-        let text = Failure::NotSent { counter: 7, address: [192, 0, 2, 1].into(), why }.to_string();
-        assert!(
-            text.contains("counter 7 is spent") && text.contains("no port was opened"),
-            "{text}"
-        );
+        let failure = KnockError::NotSent { counter: 7, address: [192, 0, 2, 1].into(), why };
+        assert_eq!(failure.hint().unwrap(), "counter 7 is spent, no port was opened");
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! Asks the system's resolver and routing table; sends nothing to the host itself.
 
-#![forbid(unsafe_code)]
-
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs, UdpSocket};
+
+use crate::client::say::reason;
 
 /// Which address families may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Family {
+pub(crate) enum Family {
     /// Either or both: as the host has them.
     #[default]
     Any,
@@ -29,40 +29,49 @@ impl Family {
     }
 }
 
-/// A way to a host: what the knock and the connection after it both use.
+/// A route to a host: what the knock and the connection after it both use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
+pub(crate) struct Route {
     /// The local address that packets to `target` come from.
-    pub source: IpAddr,
+    pub(crate) source: IpAddr,
     /// The host's address and, where that is link-local, the interface. The port means nothing here.
-    pub target: SocketAddr,
+    pub(crate) target: SocketAddr,
 }
 
 impl Route {
     /// The index of the interface that a link-local target is on, else 0.
-    #[must_use]
-    pub fn scope(&self) -> u32 {
+    pub(crate) fn scope(&self) -> u32 {
         match self.target {
             SocketAddr::V4(_) => 0,
             SocketAddr::V6(target) => target.scope_id(),
         }
     }
 
-    /// The way that the kernel would send a packet to `target` now. `source`: from this local address only.
+    /// The source as an address to bind to. Where it is link-local, it is meant on the target's interface.
+    pub(crate) fn local(&self) -> SocketAddr {
+        match self.source {
+            IpAddr::V4(source) => SocketAddr::new(source.into(), 0),
+            IpAddr::V6(source) => SocketAddrV6::new(source, 0, 0, self.scope()).into(),
+        }
+    }
+
+    /// `port` of the target.
+    pub(crate) fn target_at(&self, port: u16) -> SocketAddr {
+        let mut target = self.target;
+        target.set_port(port);
+        target
+    }
+
+    /// The route that the kernel would send a packet to `target` by now. `source`: from this local address only.
     ///
     /// Connects a UDP socket, which sends nothing.
-    pub fn find(target: SocketAddr, source: Option<IpAddr>) -> io::Result<Self> {
+    pub(crate) fn find(target: SocketAddr, source: Option<IpAddr>) -> io::Result<Self> {
         let any = match target {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
-        let socket = match (source, target) {
-            // A link-local source is meant on the target's interface.
-            (Some(IpAddr::V6(source)), SocketAddr::V6(target)) => {
-                UdpSocket::bind(std::net::SocketAddrV6::new(source, 0, 0, target.scope_id()))
-            }
-            (source, _) => UdpSocket::bind((source.unwrap_or(any), 0)),
-        }?;
+        let wanted = Self { source: source.unwrap_or(any), target };
+        let socket = UdpSocket::bind(wanted.local())?;
         socket.connect(target)?;
         Ok(Self { source: socket.local_addr()?.ip(), target })
     }
@@ -72,7 +81,7 @@ impl Route {
 ///
 /// `name` may be a name in any script, an address, or a link-local address with its interface (`fe80::1%eth0`).
 /// The addresses have port `port`.
-pub fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+pub(crate) fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let mut addresses = Vec::new();
     for address in (ascii_name(name).as_str(), port).to_socket_addrs()? {
         let address = match address {
@@ -91,72 +100,63 @@ pub fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 
 /// `name` as the DNS knows it: a name in another script than ASCII becomes `xn--...`. What cannot be a name is
 /// left as it is, for the resolver to refuse.
-#[must_use]
-pub fn ascii_name(name: &str) -> String {
+pub(crate) fn ascii_name(name: &str) -> String {
     if name.is_ascii() {
         return name.to_owned();
     }
     idna::domain_to_ascii(name).unwrap_or_else(|_| name.to_owned())
 }
 
-/// The ways to a host.
+/// The routes to a host.
 #[derive(Debug, Default)]
-pub struct Ways {
-    /// Those that there are, in the order of the addresses.
-    pub routes: Vec<Route>,
-    /// The addresses that there is no way to, and why.
-    pub passed_over: Vec<(IpAddr, io::Error)>,
+pub(crate) struct FoundRoutes {
+    /// Those that there are, in the order of the addresses; at least one.
+    pub(crate) routes: Vec<Route>,
+    /// The addresses that there is no route to, and why.
+    pub(crate) unreachable: Vec<(IpAddr, io::Error)>,
 }
 
-/// The ways to `addresses`, those of an allowed family that there is a way to, in their order; at least one.
+/// Why there is no route to a host.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RouteError {
+    /// The host has no address of a family that may be used.
+    #[error("no address of the family that was asked for (-4, -6, --source)")]
+    NoneOfThatFamily,
+    /// The kernel knows no route to any of its addresses: the first, and why.
+    #[error("no route to {0} ({why})", why = reason(.1))]
+    Unreachable(IpAddr, io::Error),
+}
+
+/// The routes to `addresses`, those of an allowed family that there is a route to, in their order.
 ///
-/// `Any` and a host with both families: the first way is the one that a program like ssh tries first too.
-pub fn routes(
+/// `Any` and a host with both families: the first route is the one that a program like ssh tries first too.
+pub(crate) fn find_routes(
     addresses: &[SocketAddr],
     family: Family,
     source: Option<IpAddr>,
-) -> Result<Vec<Route>, NoRoute> {
-    ways(addresses, family, source).map(|ways| ways.routes)
-}
-
-/// The same, and the addresses that were passed over.
-pub fn ways(
-    addresses: &[SocketAddr],
-    family: Family,
-    source: Option<IpAddr>,
-) -> Result<Ways, NoRoute> {
-    let mut ways = Ways::default();
+) -> Result<FoundRoutes, RouteError> {
+    let mut found = FoundRoutes::default();
     for &address in addresses.iter().filter(|address| family.allows(address)) {
         if source.is_some_and(|source| source.is_ipv4() != address.is_ipv4()) {
             continue;
         }
         match Route::find(address, source) {
-            Ok(route) => ways.routes.push(route),
-            Err(why) => ways.passed_over.push((address.ip(), why)),
+            Ok(route) => found.routes.push(route),
+            Err(why) => found.unreachable.push((address.ip(), why)),
         }
     }
-    if !ways.routes.is_empty() {
-        return Ok(ways);
+    if !found.routes.is_empty() {
+        return Ok(found);
     }
-    Err(match ways.passed_over.into_iter().next() {
-        Some((address, why)) => NoRoute::Unreachable(address, why),
-        None => NoRoute::NoneOfThatFamily,
+    Err(match found.unreachable.into_iter().next() {
+        Some((address, why)) => RouteError::Unreachable(address, why),
+        None => RouteError::NoneOfThatFamily,
     })
 }
 
-/// Why there is no way to a host.
-#[derive(Debug)]
-pub enum NoRoute {
-    /// The host has no address of a family that may be used.
-    NoneOfThatFamily,
-    /// The kernel knows no way to any of its addresses: the first, and why.
-    Unreachable(IpAddr, io::Error),
-}
-
-/// The ways to knock at: the first of each family. Nobody knows which of them the connection will take, nor which the
-/// server watches: the original's knows IPv4 alone.
-#[must_use]
-pub fn first_of_each(routes: &[Route]) -> Vec<Route> {
+/// The routes to knock along: the first of each family. Nobody knows which of them the connection will take, nor which
+/// the server watches: the original's knows IPv4 alone.
+pub(crate) fn first_of_each_family(routes: &[Route]) -> Vec<Route> {
     let first = routes.first();
     let other = first.and_then(|first| {
         routes.iter().find(|route| route.target.is_ipv4() != first.target.is_ipv4())
@@ -206,10 +206,13 @@ mod tests {
     #[test]
     fn families_that_are_not_wanted_are_left_out() {
         let all = addresses(&["127.0.0.1:9", "127.0.0.2:9"]);
-        assert_eq!(routes(&all, Family::V4, None).unwrap().len(), 2);
-        assert!(matches!(routes(&all, Family::V6, None), Err(NoRoute::NoneOfThatFamily)));
+        assert_eq!(find_routes(&all, Family::V4, None).unwrap().routes.len(), 2);
+        assert!(matches!(find_routes(&all, Family::V6, None), Err(RouteError::NoneOfThatFamily)));
         let source = Some(Ipv6Addr::LOCALHOST.into());
-        assert!(matches!(routes(&all, Family::Any, source), Err(NoRoute::NoneOfThatFamily)));
+        assert!(matches!(
+            find_routes(&all, Family::Any, source),
+            Err(RouteError::NoneOfThatFamily)
+        ));
     }
 
     #[test]
@@ -219,21 +222,21 @@ mod tests {
             Route { source: target.ip(), target }
         };
         let all = [route("[::1]:9"), route("[::2]:9"), route("127.0.0.1:9")];
-        assert_eq!(first_of_each(&all), [all[0], all[2]]);
-        assert_eq!(first_of_each(&all[1..]), [all[1], all[2]]);
-        assert_eq!(first_of_each(&all[..2]), [all[0]]);
-        assert_eq!(first_of_each(&[]), []);
+        assert_eq!(first_of_each_family(&all), [all[0], all[2]]);
+        assert_eq!(first_of_each_family(&all[1..]), [all[1], all[2]]);
+        assert_eq!(first_of_each_family(&all[..2]), [all[0]]);
+        assert_eq!(first_of_each_family(&[]), []);
     }
 
     #[test]
-    fn an_address_without_a_way_is_passed_over_where_another_has_one() {
+    fn an_address_without_a_route_is_passed_over_where_another_has_one() {
         let all = addresses(&["127.0.0.1:9", "[::1]:9"]);
         let source = Some([127, 0, 0, 1].into());
-        assert_eq!(ways(&all, Family::Any, source).unwrap().routes.len(), 1);
-        // 255.255.255.255 is nobody's: the kernel knows no way there without being told that it is a broadcast.
+        assert_eq!(find_routes(&all, Family::Any, source).unwrap().routes.len(), 1);
+        // 255.255.255.255 is nobody's: the kernel knows no route there without being told that it is a broadcast.
         let all = addresses(&["255.255.255.255:9", "127.0.0.1:9"]);
-        let ways = ways(&all, Family::Any, None).unwrap();
-        assert_eq!(ways.routes.len(), 1);
-        assert_eq!(ways.passed_over[0].0, IpAddr::from([255, 255, 255, 255]));
+        let found = find_routes(&all, Family::Any, None).unwrap();
+        assert_eq!(found.routes.len(), 1);
+        assert_eq!(found.unreachable[0].0, IpAddr::from([255, 255, 255, 255]));
     }
 }
