@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::delay::Delay;
 use crate::net::{FAMILIES, Family, Host, Net};
 use crate::person::{OPEN_PORT, Person, Sshd, said, wrote};
 use crate::site::{HOST, KNOCK_PORT, Log, Site, logs};
+use crate::talk::Reach;
 use crate::wire::{SynFrame, Tap};
 
 const PORT: u16 = 2222;
@@ -147,6 +149,25 @@ fn a_firewall_that_drops_instead_of_refusing_costs_no_second() {
     times.sort_unstable();
     eprintln!("knock -W with a firewall that drops: median of 20 {} ms", times[10].as_millis());
     assert_eq!(person.counter(), 20, "no second knock was needed");
+}
+
+#[test]
+fn over_a_long_wire_several_attempts_are_admitted_and_one_connection_counts() {
+    for family in FAMILIES {
+        let net = Net::lan();
+        let _wire = Delay::on(&net, Duration::from_millis(80), Duration::from_millis(20));
+        let site = Site::start(net, Log::Kmsg, "delay = 15\n");
+        let service = site.net.server.echo(PORT);
+        // Both ends learn each other's Ethernet address: a long wire is many short ones, and this goes over the first.
+        assert_eq!(site.reach(family, PORT), Reach::Refused);
+        let person = Person::new(&site, family);
+        for _ in 0..10 {
+            ping(&person, &site.net.client).unwrap();
+        }
+        // A handshake that another attempt completes may take until then.
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!((service.accepted(), person.counter()), (10, 10));
+    }
 }
 
 #[test]

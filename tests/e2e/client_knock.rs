@@ -154,7 +154,7 @@ fn a_family_without_a_way_is_passed_over_and_verbose_says_so() {
     assert!(!said(&output).contains("2001:db8::1"), "{}", said(&output));
     assert_eq!(tap.syns_to(KNOCK_PORT, QUIET).len(), 1);
     let output = person.with_hosts(&site, &hosts, &["-v", "-p", "2222", HOST]);
-    assert!(said(&output).contains("no way to 2001:db8::1"), "{}", said(&output));
+    assert!(said(&output).contains("no route to 2001:db8::1"), "{}", said(&output));
     // One that our own firewall shuts costs a counter, and is told of; the other is enough.
     let hosts = person.write(
         "hosts",
@@ -201,7 +201,7 @@ fn where_there_is_no_way_or_no_room_nothing_is_sent() {
     let person = Person::with_address(&site, "203.0.113.7");
     let output = person.knock(&site.net.client, &["-p", "22", HOST], "");
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("no way to 203.0.113.7"), "{}", said(&output));
+    assert!(said(&output).contains("no route to 203.0.113.7"), "{}", said(&output));
     assert_eq!(person.counter(), 0);
 
     let person = Person::new(&site, Family::V4);

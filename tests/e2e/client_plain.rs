@@ -107,7 +107,7 @@ fn what_failed_is_said_and_which_profile_was_probably_meant() {
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let said = said(&output);
         assert!(wanted.iter().all(|wanted| said.contains(wanted)), "{wanted:?} in {said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        assert_eq!(said.lines().count(), 2, "what is wrong, and a hint: {said}");
     }
 }
 
@@ -148,6 +148,6 @@ fn hosts_are_understood_as_ssh_s_users_write_them_and_quiet_is_quiet() {
     // Two ports for one host: nothing is sent.
     let output = person.knock(&site.net.client, &["-p", "22", &target], "");
     assert_eq!(output.status.code(), Some(2));
-    assert!(said(&output).contains("say one"), "{}", said(&output));
+    assert!(said(&output).contains("use one"), "{}", said(&output));
     assert_eq!(person.counter(), 2);
 }

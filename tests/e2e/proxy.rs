@@ -124,6 +124,34 @@ fn those_who_wait_while_the_door_stays_shut_spend_no_counter() {
 }
 
 #[test]
+fn a_client_that_hangs_up_while_it_waits_ends_its_attempt() {
+    let mut proxied = Proxied::start(&["-v"]);
+    proxied.site.stop_daemon();
+    let mut tap = Tap::on(&proxied.site.net.server);
+    let ask = || {
+        let mut stream = proxied.site.net.client.connect(LOOPBACK, PROXY, SOON).unwrap();
+        stream.write_all(&[&[5, 1, 0, 5, 1, 0][..], &to_name(HOST, PORT)].concat()).unwrap();
+        // Nothing is left unread, so that it ends by an end and not by a reset.
+        stream.read_exact(&mut [0; 2]).unwrap();
+        stream
+    };
+    let knocking = ask();
+    tap.wait_for_syn(KNOCK_PORT);
+    // Another waits for its turn.
+    let waiting = ask();
+    std::thread::sleep(Duration::from_millis(100));
+    drop(waiting);
+    drop(knocking);
+    let hung_up = |proxy: &Running| {
+        proxy.lines().iter().filter(|line| line.contains("the client hung up")).count()
+    };
+    wait_until(SOON, "both to be noticed", || hung_up(&proxied.proxy) == 2);
+    // The first would have sent its knock again after a second, the other a knock of its own.
+    assert!(tap.syns_to(KNOCK_PORT, Duration::from_secs(3)).is_empty());
+    assert_eq!(proxied.person.counter(), 1);
+}
+
+#[test]
 fn a_host_is_known_by_its_name_and_by_its_address_in_each_version_of_socks() {
     let proxied = Proxied::start(&[]);
     let _web = web_server(&proxied.site, "hello");
