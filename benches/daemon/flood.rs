@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use knockknock::client::knock::packet::{AddressPair, KnockPacket};
 use knockknock::client::knock::raw_socket::RawSockets;
 
+use crate::connection::Reach;
 use crate::cost::Processes;
 use crate::kernel_log::{DAEMONS, KernelLog};
 use crate::knocker::Knocker;
@@ -13,7 +14,6 @@ use crate::net::Net;
 use crate::rules::rest;
 use crate::site::{KNOCK_PORT, Log, Site};
 use crate::support::measure::{Table, rate};
-use crate::talk::Reach;
 use crate::torrent::{Aim, Torrent};
 
 const PORT: u16 = 2222;

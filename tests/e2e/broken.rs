@@ -10,10 +10,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::connection::Reach;
 use crate::net::{Family, Net};
 use crate::process::{Running, SOON, wait_until};
 use crate::site::{HOST, KNOCK_PORT, Log, OTHER_KNOCK_PORT, Site, write_private};
-use crate::talk::Reach;
 use crate::wire::Tap;
 
 /// The service behind the door.
