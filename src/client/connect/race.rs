@@ -17,7 +17,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -25,6 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use super::dial::Unconfirmed;
 use super::error::ConnectError;
 use super::never_opened::NeverOpened;
+use super::refusals::Refusals;
 use super::send_order::{Next, SendOrder};
 use crate::client::knock::error::KnockError;
 use crate::client::knock::route::Route;
@@ -35,8 +35,6 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// The pauses double up to this.
 const MAX_PAUSE: Duration = Duration::from_millis(200);
-/// An answer that takes longer is one to a SYN that the kernel has sent again (after a second): the first had none.
-const AT_ONCE: Duration = Duration::from_millis(900);
 /// Sockets open at once. More than the pauses allow within the limit, but a limit.
 const MAX_ATTEMPTS: usize = 96;
 
@@ -109,12 +107,7 @@ struct Race<S> {
     pause: Duration,
     attempts: JoinSet<Attempt>,
     begun: u32,
-    /// Whether the first attempt, or a later one, was refused at once.
-    refused_first: bool,
-    refused_later: bool,
-    /// The shortest time to an answer so far.
-    round_trip: Duration,
-    answer: Option<Errno>,
+    refusals: Refusals,
 }
 
 impl<S: Copy> Race<S> {
@@ -132,10 +125,7 @@ impl<S: Copy> Race<S> {
             pause: FIRST_PAUSE,
             attempts: JoinSet::new(),
             begun: 0,
-            refused_first: false,
-            refused_later: false,
-            round_trip: Duration::ZERO,
-            answer: None,
+            refusals: Refusals::default(),
         }
     }
 
@@ -167,14 +157,14 @@ impl<S: Copy> Race<S> {
     }
 
     fn is_over(&self, now: Instant) -> bool {
-        let refused = self.answer.is_some() && self.order.is_done();
-        let patience = self.timing.refused_for_good.max(self.round_trip * 3);
+        let refused = self.refusals.last.is_some() && self.order.is_done();
+        let patience = self.timing.refused_for_good.max(self.refusals.round_trip * 3);
         now >= self.started + TIME_LIMIT || refused && now >= self.last_packet + patience
     }
 
     /// When the next packet is due. An answer that took long moves it.
     fn due(&self) -> Instant {
-        self.next_packet.max(self.last_packet + self.round_trip * 3)
+        self.next_packet.max(self.last_packet + self.refusals.round_trip * 3)
     }
 
     fn next_to_send(&self, now: Instant) -> Option<Next<S>> {
@@ -234,21 +224,9 @@ impl<S: Copy> Race<S> {
         };
         match confirmed {
             Ok(stream) => return Some((stream, attempt.route)),
-            Err(why) => self.refused(attempt.nth, attempt.took, &why),
+            Err(why) => self.refusals.record(attempt.nth, attempt.took, &why),
         }
         None
-    }
-
-    fn refused(&mut self, nth: u32, took: Duration, why: &io::Error) {
-        if self.answer.is_none() || took < self.round_trip {
-            self.round_trip = took;
-        }
-        let why = why.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
-        if why == Errno::ECONNREFUSED && took < AT_ONCE {
-            self.refused_first |= nth == 0;
-            self.refused_later |= nth > 0;
-        }
-        self.answer = Some(why);
     }
 
     fn never_opened(&self, now: Instant) -> NeverOpened {
@@ -263,8 +241,8 @@ impl<S: Copy> Race<S> {
             packets: self.order.packets(),
             counters: self.order.counters(),
             took: now - self.started,
-            answer: self.answer,
-            refused_after_silence: self.refused_later && !self.refused_first,
+            answer: self.refusals.last,
+            refused_after_silence: self.refusals.after_silence(),
         }
     }
 }
@@ -272,6 +250,7 @@ impl<S: Copy> Race<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::errno::Errno;
     use std::future::ready;
     use std::net::TcpListener;
 
