@@ -34,8 +34,8 @@ impl ConnectError {
             Self::Knock(error) => error.hint(),
             Self::Lock(_) => Some("nothing was sent, no counter spent".to_owned()),
             Self::NeverOpened(never) => Some(never.hint().to_owned()),
-            Self::Plain(_) => Some(HINT.to_owned()),
-            Self::Broken(_) => None,
+            Self::Plain(PlainError::Unresolved(_)) => Some(HINT.to_owned()),
+            Self::Plain(_) | Self::Broken(_) => None,
         }
     }
 

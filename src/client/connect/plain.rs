@@ -21,7 +21,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// An address that has not answered by now gets company from the next.
 const NEXT: Duration = Duration::from_millis(250);
 
-/// What is said with each of these errors.
+/// What may be said with these errors.
 pub(crate) const HINT: &str = "there is no such profile, so no knock was sent";
 
 /// Why there is no connection.
