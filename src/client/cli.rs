@@ -52,10 +52,10 @@ pub struct KnockCli {
     #[arg(short = 'W', value_name = "HOST:PORT", value_parser = parse_host_port,
           conflicts_with_all = ["hosts", "port", "dry_run", "command", "wait"])]
     pub(crate) connect: Option<(String, u16)>,
-    /// Use IPv4 alone [default: one knock for each that HOST has]
+    /// Use IPv4 only [default: one knock for each family that HOST has]
     #[arg(short = '4')]
     pub(crate) v4: bool,
-    /// Use IPv6 alone
+    /// Use IPv6 only
     #[arg(short = '6')]
     pub(crate) v6: bool,
     /// Knock from this address of this machine

@@ -17,9 +17,9 @@ use crate::client::knock::route::{Route, RouteError};
 use crate::client::say::reason;
 
 /// No connection after this long: give up.
-const TIME_LIMIT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// An address that has not answered by now gets company from the next.
-const NEXT: Duration = Duration::from_millis(250);
+const NEXT_ADDRESS_PAUSE: Duration = Duration::from_millis(250);
 
 /// What may be said with these errors.
 pub(crate) const HINT: &str = "there is no such profile, so no knock was sent";
@@ -48,7 +48,7 @@ fn in_words(tried: &[(SocketAddr, Option<io::Error>)]) -> String {
 
 /// Connects along the first of `routes` that leads there, to the port of its target.
 pub(crate) async fn connect(routes: Vec<Route>) -> Result<TcpStream, PlainError> {
-    let end = Instant::now() + TIME_LIMIT;
+    let end = Instant::now() + CONNECT_TIMEOUT;
     let mut tried: Vec<(SocketAddr, Option<io::Error>)> = Vec::new();
     let mut left = routes.into_iter();
     let mut attempts = JoinSet::new();
@@ -60,7 +60,7 @@ pub(crate) async fn connect(routes: Vec<Route>) -> Result<TcpStream, PlainError>
         } else if attempts.is_empty() {
             return Err(PlainError::Failed(tried));
         }
-        let next = if left.len() == 0 { end } else { end.min(Instant::now() + NEXT) };
+        let next = if left.len() == 0 { end } else { end.min(Instant::now() + NEXT_ADDRESS_PAUSE) };
         tokio::select! {
             Some(done) = attempts.join_next() => match done {
                 Ok((_, Ok(stream))) => return Ok(stream),

@@ -30,7 +30,7 @@ use crate::client::knock::error::KnockError;
 use crate::client::knock::route::Route;
 
 /// No connection after this long: give up.
-const TIME_LIMIT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the first attempt to the next. About the time that the fastest server takes.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// The pauses double up to this.
@@ -159,7 +159,7 @@ impl<S: Copy> Race<S> {
     fn is_over(&self, now: Instant) -> bool {
         let refused = self.refusals.last.is_some() && self.order.is_done();
         let patience = self.timing.refused_for_good.max(self.refusals.round_trip * 3);
-        now >= self.started + TIME_LIMIT || refused && now >= self.last_packet + patience
+        now >= self.started + CONNECT_TIMEOUT || refused && now >= self.last_packet + patience
     }
 
     /// When the next packet is due. An answer that took long moves it.
@@ -206,7 +206,7 @@ impl<S: Copy> Race<S> {
 
     /// Waits until something is due or an attempt has an answer. The connection, if one stands.
     async fn wait(&mut self) -> Option<(TcpStream, Route)> {
-        let mut until = self.next_attempt.min(self.started + TIME_LIMIT);
+        let mut until = self.next_attempt.min(self.started + CONNECT_TIMEOUT);
         if !self.order.is_done() {
             until = until.min(self.due());
         }

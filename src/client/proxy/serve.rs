@@ -22,11 +22,11 @@ use crate::client::say;
 /// A client that has not said what it wants by then is gone.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// After SIGTERM, running connections may go on for this long.
-const GRACE: Duration = Duration::from_secs(10);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A wrong password costs its sender this long.
-const WRONG_PASSWORD: Duration = Duration::from_secs(1);
+const WRONG_PASSWORD_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a client can take.
 #[derive(Debug)]
@@ -73,13 +73,13 @@ pub(super) async fn serve(listener: TcpListener, proxy: Proxy) -> io::Result<()>
     }
     drop(listener);
     if !running.is_empty() {
-        let (count, seconds) = (running.len(), GRACE.as_secs());
+        let (count, seconds) = (running.len(), SHUTDOWN_TIMEOUT.as_secs());
         say::tell(format_args!(
             "knock-proxy: no new connections; {count} may finish within {seconds} s"
         ));
     }
     tokio::select! {
-        _ = timeout(GRACE, async { while running.join_next().await.is_some() {} }) => {}
+        _ = timeout(SHUTDOWN_TIMEOUT, async { while running.join_next().await.is_some() {} }) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -130,7 +130,7 @@ impl Proxy {
             }
             [http::TLS] => Err(SocksError::Tls),
             [version] => {
-                let wrong = async { tokio::time::sleep(WRONG_PASSWORD).await };
+                let wrong = async { tokio::time::sleep(WRONG_PASSWORD_PAUSE).await };
                 socks::request(version, client, self.auth.as_ref(), wrong).await
             }
         }
