@@ -45,9 +45,9 @@ impl ConnectStdioError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Connect(error) => error.hint(),
-            Self::Plain(_, _, meant) => {
-                let meant = meant.iter().map(|name| format!("; did you mean {name:?}?"));
-                Some(meant.fold(plain::HINT.to_owned(), |hint, meant| hint + &meant))
+            Self::Plain(_, _, None) => Some(plain::HINT.to_owned()),
+            Self::Plain(_, _, Some(meant)) => {
+                Some(format!("{}; did you mean {meant:?}?", plain::HINT))
             }
             Self::Start(_) | Self::Relay(..) | Self::Runtime(_) => None,
         }
