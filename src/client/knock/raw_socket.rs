@@ -37,7 +37,7 @@ impl RawSockets {
 
     /// Sends `packet` once. `scope` is the interface's index where the destination is link-local, else 0.
     ///
-    /// The kernel takes the packet's header as it is but looks the way up by what is said here, so the source is
+    /// The kernel takes the packet's header as it is but looks the route up by what is said here, so the source is
     /// said again: with several interfaces, a rule may send each source its own way.
     pub fn send(&self, packet: &KnockPacket, scope: u32) -> Result<(), Errno> {
         let bytes = packet.to_bytes();

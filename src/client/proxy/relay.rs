@@ -126,7 +126,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_has_ended_gets_all_of_a_slow_answer() {
-        let (mut client, mut server, relay) = relayed(SHORT * 4).await;
+        let (mut client, mut server, relay) = relayed(SHORT * 8).await;
         client.write_all(b"question").await.unwrap();
         client.shutdown().await.unwrap();
         let answer = async {
@@ -134,14 +134,14 @@ mod tests {
             assert_eq!(server.read(&mut question).await.unwrap(), 8);
             assert_eq!(server.read(&mut question).await.unwrap(), 0);
             // In all, longer than the limit.
-            for _ in 0..10 {
+            for _ in 0..12 {
                 tokio::time::sleep(SHORT).await;
                 server.write_all(b"answer").await.unwrap();
             }
             drop(server);
         };
         let (got, ()) = tokio::join!(read_to_end(client), answer);
-        assert_eq!(got.unwrap(), b"answer".repeat(10));
+        assert_eq!(got.unwrap(), b"answer".repeat(12));
         relay.await.unwrap();
     }
 

@@ -34,7 +34,7 @@ enum Client<S> {
 /// Why a client gets no connection, as far as SOCKS can tell it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SocksRefusal {
-    /// There is no such host, or no way to it.
+    /// There is no such host, or no route to it.
     Unreachable,
     /// The host refused.
     Refused,
