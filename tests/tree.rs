@@ -9,7 +9,7 @@
     reason = "a test that cannot go on stops"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -89,6 +89,7 @@ const RULES: &[Rule] = &[
             "nix",
             "pnet",
             "strsim",
+            "thiserror",
             "tokio",
             "zeroize",
         ],
@@ -110,6 +111,16 @@ const RULES: &[Rule] = &[
         because: "it makes keys, and does nothing else",
     },
 ];
+
+/// The rooms within a module, and what else of that module each may use.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("client::knock", &["client::say"]),
+    ("client::connect", &["client::knock", "client::say"]),
+    ("client::proxy", &["client::connect", "client::knock", "client::say"]),
+];
+
+/// The modules in which no file uses one that uses it, by way of whatever others.
+const NO_CYCLES_IN: &[&str] = &["client"];
 
 /// The only files in which `unsafe` may stand. Each use has a SAFETY sentence.
 const UNSAFE_IN: &[&str] = &[
@@ -537,6 +548,91 @@ fn every_module_uses_only_what_the_table_allows() {
         "\n{}\n\nThe table is in docs/architecture.md. Widening it is a decision: make it in both places, with its reason in the commit.\n",
         wrong.join("\n")
     );
+}
+
+/// The files of the crate by the paths of their modules.
+fn modules() -> BTreeMap<String, PathBuf> {
+    let src = root().join("src");
+    let module = |path: &Path| {
+        let relative = path.strip_prefix(&src).unwrap().with_extension("");
+        let parts: Vec<_> = relative.iter().map(|part| part.to_str().unwrap()).collect();
+        parts.join("::").trim_end_matches("::mod").to_owned()
+    };
+    rust_files(&src).into_iter().map(|path| (module(&path), path)).collect()
+}
+
+/// The modules that the file of `module` uses: those that its paths begin with.
+fn used_by(module: &str, modules: &BTreeMap<String, PathBuf>) -> BTreeSet<String> {
+    let text: String = code(&modules[module]).into_iter().map(|(_, line)| line + " ").collect();
+    let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    let mut used = BTreeSet::new();
+    for (at, _) in text.match_indices("crate::").chain(text.match_indices("super::")) {
+        let rest = &text[at..];
+        let path = &rest[..rest.find(|c| !is_path(c)).unwrap_or(rest.len())];
+        let group = rest[path.len()..].strip_prefix('{').and_then(|group| group.split('}').next());
+        for name in group.unwrap_or_default().split(',') {
+            let whole = format!("{path}{}", name.trim());
+            let mut parts: Vec<&str> = Vec::new();
+            for part in whole.split("::").filter(|part| !part.is_empty()) {
+                match part {
+                    "crate" => parts.clear(),
+                    "super" if parts.is_empty() => {
+                        parts = module.split("::").collect();
+                        parts.pop();
+                    }
+                    "super" => drop(parts.pop()),
+                    part => parts.push(part.split(' ').next().unwrap()),
+                }
+            }
+            let beginnings = (1..=parts.len()).rev().map(|count| parts[..count].join("::"));
+            used.extend(beginnings.into_iter().find(|path| modules.contains_key(path)));
+        }
+    }
+    used.remove(module);
+    used
+}
+
+#[test]
+fn no_room_uses_one_above_it() {
+    let modules = modules();
+    let within = |module: &str, room: &str| {
+        module.strip_prefix(room).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    for (room, others) in ROOMS {
+        let floor = room.split("::").next().unwrap();
+        let mut files = modules.keys().filter(|module| within(module, room)).peekable();
+        assert!(files.peek().is_some(), "there is no {room}");
+        for file in files {
+            for used in used_by(file, &modules) {
+                let allowed = !within(&used, floor)
+                    || within(&used, room)
+                    || others.iter().any(|other| within(&used, other));
+                assert!(allowed, "{file} uses {used}; {room} may use {others:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_file_uses_one_that_uses_it() {
+    let modules = modules();
+    let uses: BTreeMap<&String, BTreeSet<String>> =
+        modules.keys().map(|module| (module, used_by(module, &modules))).collect();
+    let knows = used_by("client::connect::race", &modules);
+    assert!(knows.contains("client::knock::route"), "this test sees what is used: {knows:?}");
+    for module in modules.keys() {
+        if !NO_CYCLES_IN.contains(&module.split("::").next().unwrap()) {
+            continue;
+        }
+        let mut reached = BTreeSet::new();
+        let mut left: Vec<&String> = uses[module].iter().collect();
+        while let Some(next) = left.pop() {
+            assert!(next != module, "{module} uses itself, by way of some of {reached:?}");
+            if reached.insert(next) {
+                left.extend(&uses[next]);
+            }
+        }
+    }
 }
 
 #[test]

@@ -19,8 +19,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use super::link::{self, Cable, Ends, Routes, STRANGERS_END};
 use super::signals::{Interrupted, Signals, TICK};
-use crate::client::packet::KnockPacket;
-use crate::client::wire::RawSockets;
+use crate::client::knock::packet::KnockPacket;
+use crate::client::knock::raw_socket::RawSockets;
 
 /// How many networks are tried until one is free.
 const PICKS: u16 = 16;

@@ -1,7 +1,6 @@
 //! End-to-end tests that need the kernel's log for themselves: one in which nothing must be logged, and one that logs
 //! more than the kernel keeps. The others write to that log all the time, and none may miss a line.
 #![cfg(feature = "e2e")]
-#![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -25,7 +24,7 @@ harness! {
     "e2e/net.rs" net;
     "e2e/process.rs" process;
     "e2e/site.rs" site;
-    "e2e/talk.rs" talk;
+    "e2e/connection.rs" connection;
 }
 
 use std::fs::{File, OpenOptions};
