@@ -27,6 +27,7 @@ pub mod client;
 pub mod counter;
 pub mod daemon;
 pub mod genprofile;
+pub mod grant;
 pub mod layout;
 pub mod privileged;
 pub mod profile;

@@ -9,7 +9,10 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use zeroize::Zeroizing;
 
-use super::{Profile, ProfileConfig, ProfileError, roots_alone};
+use super::Profile;
+use super::config::ProfileConfig;
+use super::error::ProfileError;
+use super::roots::roots_alone;
 use crate::counter::{self, Counter};
 use crate::layout::classic::{KEY_LEN, Keys};
 
@@ -28,6 +31,13 @@ pub struct ProfileFiles {
     config: Vec<u8>,
     counter: Counter,
     readable_by_others: bool,
+}
+
+impl Profile {
+    /// Reads and parses the profile in `dir`, and opens its counter.
+    pub fn load(dir: &Path) -> Result<(Self, Counter), ProfileError> {
+        ProfileFiles::read(dir)?.parse()
+    }
 }
 
 impl ProfileFiles {

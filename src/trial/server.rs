@@ -3,8 +3,6 @@
 //! Its config directory is below /run, locked for as long as we live, and goes with us; if we were killed, with the next
 //! trial.
 
-#![forbid(unsafe_code)]
-
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -17,11 +15,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::signals::{Interrupted, Signals, TICK};
-use crate::daemon::trial::Plan;
+use super::signals::{Signals, TICK};
+use crate::daemon::trial::{Interrupted, Plan};
 use crate::layout::Request;
 use crate::layout::classic::{Keys, SealError, seal};
-use crate::profile::{Profile, create};
+use crate::profile::Profile;
+use crate::profile::create::create;
 use crate::syn::SynFields;
 
 /// Where the directories are, and how their names begin.
