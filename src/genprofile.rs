@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
-use crate::grant::{Service, listed};
+use crate::grant::{NotAService, Service, listed};
 use crate::profile::allow::{FirewallChoice, InConfig};
 use crate::profile::create::create;
 
@@ -43,7 +43,7 @@ enum Allow {
     Service(Service),
 }
 
-fn parse_allow(text: &str) -> Result<Allow, String> {
+fn parse_allow(text: &str) -> Result<Allow, NotAService> {
     match text.trim() {
         "any" => Ok(Allow::Any),
         text => text.parse().map(Allow::Service),
