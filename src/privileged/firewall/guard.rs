@@ -37,23 +37,23 @@ use crate::grant::{Protocol, Service};
 
 /// Which services are closed, and to whom they are not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Guard {
+pub(crate) struct Guard {
     /// The services, by the ports that clients see.
-    pub closed: Vec<Service>,
+    pub(crate) closed: Vec<Service>,
     /// Networks that are never refused, and how many bits of each count.
-    pub except: Vec<(IpAddr, u8)>,
+    pub(crate) except: Vec<(IpAddr, u8)>,
     /// Interfaces likewise; a `*` at the end stands for any end.
-    pub except_interface: Vec<String>,
+    pub(crate) except_interface: Vec<String>,
 }
 
 impl Guard {
     /// How many services, networks and interfaces there may be in all: each is a rule, and the kernel's answers to all of
     /// them must fit into the socket.
-    pub const MOST: usize = 96;
+    pub(crate) const MOST: usize = 96;
 
     /// Whether there are at most [`Guard::MOST`].
     #[must_use]
-    pub fn fits(&self) -> bool {
+    pub(crate) fn fits(&self) -> bool {
         self.closed.len() + self.except.len() + self.except_interface.len() <= Self::MOST
     }
 }

@@ -17,13 +17,13 @@
 mod attribute;
 mod conntrack;
 mod expression;
-pub mod guard;
+pub(crate) mod guard;
 pub mod log_rules;
 pub mod netlink;
-pub mod nftables;
+pub(crate) mod nftables;
 mod object;
 mod route;
-pub mod ruleset;
+pub(crate) mod ruleset;
 pub(crate) mod tables;
 
 use std::net::IpAddr;
@@ -120,7 +120,7 @@ impl Firewall {
 
     /// Closes services to strangers in our table, too, so that nobody else's `flush ruleset` opens them. For the conntrack
     /// back end alone: the rules let pass what is `related`, and know no mark.
-    pub fn guard(&mut self, guard: &Guard) -> Result<(), Errno> {
+    pub(crate) fn guard(&mut self, guard: &Guard) -> Result<(), Errno> {
         match (&self.expectations, &self.table) {
             (Some(_), Some(table)) if guard.fits() => table.guard(&mut self.netlink, guard),
             _ => Err(Errno::EOPNOTSUPP),

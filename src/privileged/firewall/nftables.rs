@@ -17,7 +17,7 @@ use super::ruleset::{self, OPEN4, OPEN6};
 use crate::grant::Grant;
 
 /// How many sequence numbers there may be to log: a set of a million takes some 100 MB of the kernel's memory.
-pub const MAX_EXPECTED: usize = 1_000_000;
+pub(crate) const MAX_EXPECTED: usize = 1_000_000;
 
 /// How often an opening is tried when the element to renew vanishes in the middle, because its time is over.
 const TRIES: usize = 3;

@@ -37,7 +37,7 @@ use super::netlink::Command;
 use super::object::{Set, new_chain, new_dynamic_set, new_rule, new_table};
 
 /// The bit in packet mark and connection mark that says "this one knocked".
-pub const MARK: u32 = 0x2000_0000;
+pub(crate) const MARK: u32 = 0x2000_0000;
 
 /// The set of IPv4 grants.
 pub(super) const OPEN4: &str = "open4";
