@@ -189,7 +189,7 @@ mod tests {
     fn an_old_knock_sent_again_does_not_push_the_good_one_out() {
         let mut receiver = receiver();
         receiver.look_far(&knock(600));
-        for _ in 0..100 {
+        for _ in 0..=REMEMBERED {
             receiver.look_far(&knock(3000));
         }
         assert!(opens(&receiver, 601));
