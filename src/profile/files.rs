@@ -17,7 +17,7 @@ use crate::counter::{self, Counter};
 use crate::layout::classic::{KEY_LEN, Keys};
 
 /// No file of a profile is anywhere near as large, in bytes.
-const MAX_LEN: usize = 16 * 1024;
+const MAX_LEN: u64 = 16 * 1024;
 
 /// The keys of `profiles/example` in the repository. They are published, so they open nothing.
 const EXAMPLE_KEYS: [&[u8; KEY_LEN]; 2] = [b"example, do not ", b"use these keys!!"];
@@ -114,10 +114,12 @@ fn read_file(path: &Path) -> Result<(Vec<u8>, bool), ProfileError> {
         return Err(ProfileError::NotAFile(path.to_owned()));
     }
     refuse_writable_by_others(path, &metadata)?;
-    let whole = usize::try_from(metadata.len()).ok().filter(|length| *length <= MAX_LEN);
-    let whole = whole.ok_or_else(|| ProfileError::TooLarge(path.to_owned()))?;
+    if metadata.len() > MAX_LEN {
+        return Err(ProfileError::TooLarge(path.to_owned()));
+    }
     // Room for all of it and the end at once: a buffer that grows leaves copies of a key behind in memory, and a larger
     // one for each of ten thousand profiles leaves the daemon with hundreds of megabytes.
+    let whole = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
     let mut bytes = Vec::with_capacity(whole + 1);
     file.take(metadata.len() + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() > whole {
