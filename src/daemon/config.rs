@@ -8,8 +8,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::privileged::{Protocol, Service};
-use crate::profile::{self, Ini, NamedService, NotRoots, Transport};
+use crate::grant::Service;
+use crate::profile::ini::Ini;
+use crate::profile::roots::{NotRoots, roots_alone};
 
 /// The most that `delay` may be, in seconds: half a day. Longer is no grant but a rule.
 const MAX_DELAY: u16 = 12 * 60 * 60;
@@ -37,7 +38,7 @@ pub struct Config {
     /// Whom to run as. None: `knockknock` if there is such a user, else `nobody`.
     pub user: Option<String>,
     /// What may be asked for, like `tcp/22` or `tcp/8000-8010`. None: any TCP port.
-    pub allow: Option<Vec<ServiceText>>,
+    pub allow: Option<Vec<Service>>,
     /// Whether IPv4 addresses are let in.
     pub ipv4: bool,
     /// Whether IPv6 addresses are let in.
@@ -145,31 +146,6 @@ impl FromStr for FirewallKind {
     }
 }
 
-/// A service as it is written: `tcp/22`, `tcp/8000-8010`, `udp/1194`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServiceText(pub Service);
-
-impl TryFrom<String> for ServiceText {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let NamedService { transport, first_port, last_port } = text.parse()?;
-        let protocol = match transport {
-            Transport::Tcp => Protocol::Tcp,
-            Transport::Udp => Protocol::Udp,
-        };
-        Ok(Self(Service { protocol, first_port, last_port }))
-    }
-}
-
-impl fmt::Display for ServiceText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Service { protocol, first_port, last_port } = self.0;
-        write!(f, "{protocol}/{first_port}")?;
-        if first_port == last_port { Ok(()) } else { write!(f, "-{last_port}") }
-    }
-}
-
 impl Config {
     /// Reads `config` in `config_dir`. Root acts on what it says, so it must be root's alone to write.
     pub fn load(config_dir: &Path) -> Result<Self, ConfigError> {
@@ -227,7 +203,7 @@ pub(super) fn read<T>(
     if metadata.len() > MAX_LEN {
         return Err(error(Kind::TooLarge));
     }
-    profile::roots_alone(path).map_err(|why| error(Kind::NotRoots(why)))?;
+    roots_alone(path).map_err(|why| error(Kind::NotRoots(why)))?;
     let mut bytes = Vec::new();
     file.take(MAX_LEN).read_to_end(&mut bytes).map_err(|why| error(Kind::Unreadable(why)))?;
     parse(&bytes).map(Some).map_err(|why| error(Kind::Wrong(why)))
@@ -239,10 +215,8 @@ fn firewall(ini: &mut Ini) -> Result<Option<FirewallKind>, String> {
 }
 
 /// What `allow` names: something, or nobody could be let in.
-fn services(ini: &mut Ini) -> Result<Option<Vec<ServiceText>>, String> {
-    let Some(texts) = ini.list("allow")? else { return Ok(None) };
-    let services: Result<Vec<_>, _> = texts.into_iter().map(ServiceText::try_from).collect();
-    let services = services.map_err(|why| ini.wrong("allow", &why))?;
+fn services(ini: &mut Ini) -> Result<Option<Vec<Service>>, String> {
+    let Some(services) = ini.services("allow")? else { return Ok(None) };
     if services.is_empty() {
         let why = "it names nothing, so nobody could be let in; name a service, like tcp/22, or remove the line";
         return Err(ini.wrong("allow", why));
@@ -287,6 +261,7 @@ impl std::error::Error for ConfigError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grant::Protocol;
 
     #[test]
     fn a_config_is_read_whole_or_refused() {
@@ -300,9 +275,8 @@ mod tests {
     #[test]
     fn services_are_read() {
         let config = Config::parse(b"[main]\nallow = [\"tcp/22\", \"udp/60000-61000\"]\n").unwrap();
-        let services: Vec<_> = config.allow.unwrap().iter().map(|text| text.0).collect();
         assert_eq!(
-            services,
+            config.allow.unwrap(),
             [
                 Service { protocol: Protocol::Tcp, first_port: 22, last_port: 22 },
                 Service { protocol: Protocol::Udp, first_port: 60_000, last_port: 61_000 },

@@ -12,10 +12,15 @@ use super::openings::{Arrival, Opening, Openings};
 use super::outcome::Outcome;
 use super::source::PortSet;
 use super::wrong::{Kind, Tally, WrongKnocks};
+use crate::grant::Grant;
 use crate::layout;
 use crate::layout::receiver::FAR;
-use crate::privileged::{Helper, HelperGone, Limits, MAX_EXPECTED, Reply, Request};
-use crate::profile::{ProfileError, ProfileFiles};
+use crate::privileged::firewall::nftables::MAX_EXPECTED;
+use crate::privileged::handle::{HelperGone, HelperHandle};
+use crate::privileged::limits::Limits;
+use crate::privileged::message::Reply;
+use crate::profile::error::ProfileError;
+use crate::profile::files::ProfileFiles;
 use crate::syn::{LoggedSyn, SynFields};
 
 /// Looks beyond the window cost this many times their time: each kind of them takes at most 0.5 % of a processor.
@@ -133,7 +138,7 @@ impl Door {
     /// All of them share the kernel's set; of the others the knock port is logged.
     pub(super) fn listen(
         &mut self,
-        helper: &mut Helper,
+        helper: &mut HelperHandle,
         window: u32,
     ) -> Result<Result<Listening, Reply>, HelperGone> {
         if !self.means.logs {
@@ -201,7 +206,7 @@ impl Door {
     pub(super) fn knock(
         &mut self,
         syn: &LoggedSyn<'_>,
-        helper: &mut Helper,
+        helper: &mut HelperHandle,
         now: Instant,
     ) -> Result<Outcome, HelperGone> {
         let outcome = self.decide(syn, helper, now)?;
@@ -213,7 +218,7 @@ impl Door {
     fn decide(
         &mut self,
         syn: &LoggedSyn<'_>,
-        helper: &mut Helper,
+        helper: &mut HelperHandle,
         now: Instant,
     ) -> Result<Outcome, HelperGone> {
         let Some(port) = self.ports.get_mut(&syn.destination_port) else {
@@ -266,7 +271,7 @@ impl Door {
         &mut self,
         syn: &LoggedSyn<'_>,
         outcome: &Outcome,
-        helper: &mut Helper,
+        helper: &mut HelperHandle,
     ) -> Result<(), HelperGone> {
         let Some((expected, counters)) = &mut self.expected else { return Ok(()) };
         let Some(port) = self.ports.get_mut(&syn.destination_port) else { return Ok(()) };
@@ -293,7 +298,7 @@ impl Door {
     pub(super) fn came_in(
         &mut self,
         line: CameIn,
-        helper: &mut Helper,
+        helper: &mut HelperHandle,
         now: Instant,
     ) -> Result<Option<Arrival>, HelperGone> {
         let Some(arrival) = self.openings.came_in(line, now) else { return Ok(None) };
@@ -310,7 +315,7 @@ impl Door {
     }
 
     /// What is closed counts no more against its profile.
-    fn forget(&mut self, profile: &str, knock_port: u16, request: &Request) {
+    fn forget(&mut self, profile: &str, knock_port: u16, request: &Grant) {
         let guests = self.ports.get_mut(&knock_port).map(|port| port.guests.iter_mut());
         for guest in guests.into_iter().flatten().filter(|guest| guest.name == profile) {
             guest.grants.forget(request);
@@ -352,8 +357,8 @@ impl Guest {
     /// Opens what `request` says, within the profile's quota.
     fn open(
         &mut self,
-        request: Request,
-        helper: &mut Helper,
+        request: Grant,
+        helper: &mut HelperHandle,
         now: Instant,
     ) -> Result<Outcome, HelperGone> {
         let profile = self.name.clone();

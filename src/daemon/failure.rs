@@ -8,8 +8,12 @@ use std::{fmt, io};
 use super::config::ConfigError;
 use super::sandbox::SandboxError;
 use super::source::SourceError;
-use crate::privileged::{DropError, Ended, FirewallError, HelperGone, Reply, SplitError};
-use crate::profile::NotRoots;
+use crate::privileged::drop_privileges::DropError;
+use crate::privileged::firewall::FirewallError;
+use crate::privileged::handle::{Ended, HelperGone};
+use crate::privileged::message::Reply;
+use crate::privileged::spawn::SpawnError;
+use crate::profile::roots::NotRoots;
 
 /// Why the daemon does not start, or does not go on.
 #[derive(Debug)]
@@ -33,7 +37,7 @@ pub(super) enum Failure {
     /// The firewall cannot be used.
     Firewall(FirewallError),
     /// The helper did not start.
-    NoHelper(SplitError),
+    NoHelper(SpawnError),
     /// Privileges could not be dropped.
     Drop(DropError),
     /// The log cannot be followed.

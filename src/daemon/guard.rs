@@ -6,11 +6,14 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::config::{ServiceText, read};
+use super::config::read;
 use super::say;
 use super::setup::Setup;
-use crate::privileged::{self, Firewall, Guard, Service};
-use crate::profile::Ini;
+use crate::grant::{self, Service};
+use crate::privileged::firewall::Firewall;
+use crate::privileged::firewall::guard::Guard;
+use crate::privileged::firewall::tables::tables;
+use crate::profile::ini::Ini;
 
 /// The confirmed choice, in the config directory.
 const FILE: &str = "firewall";
@@ -59,7 +62,7 @@ pub(super) fn hold(setup: &Setup, mut firewall: Firewall) -> Firewall {
         _ if !remembered.nftables => Some("it was made with --iptables".to_owned()),
         None => Some("everything is closed, and the copy is for --only".to_owned()),
         Some(guard) if !guard.fits() => {
-            Some(format!("it names more than {} services and exceptions", Guard::MOST))
+            Some(format!("it names more than {} services and exceptions", Guard::MAX_RULES))
         }
         Some(_) if firewall.conntrack_helpers().is_none() => {
             Some("with firewall = \"nftables\" it would refuse who has knocked; so does the guard itself".to_owned())
@@ -104,7 +107,7 @@ fn look(setup: &Setup, remembered: &Result<Option<Remembered>, String>) -> State
             "{closed} closed with iptables, as far as what was confirmed says"
         ));
     }
-    match privileged::tables().map(|tables| tables.iter().any(|name| name == table)) {
+    match tables().map(|tables| tables.iter().any(|name| name == table)) {
         Ok(true) => State::Note(format!("{closed} closed by table inet {table}")),
         Ok(false) => State::Problem(format!(
             "what was confirmed is not loaded (there is no table inet {table}): if nothing else closes it, {closed} \
@@ -117,14 +120,13 @@ fn look(setup: &Setup, remembered: &Result<Option<Remembered>, String>) -> State
 /// What a knock is for, as far as the config says.
 fn services(setup: &Setup) -> String {
     let allow = setup.config.allow.as_ref();
-    let named = allow.map(|allow| allow.iter().map(|text| text.0).collect::<Vec<_>>());
-    named.map_or_else(|| "every service is".to_owned(), |named| listed(&named))
+    allow.map_or_else(|| "every service is".to_owned(), |allow| listed(allow))
 }
 
 /// With the verb.
 fn listed(services: &[Service]) -> String {
-    let names: Vec<_> = services.iter().map(|service| ServiceText(*service).to_string()).collect();
-    format!("{} {}", names.join(", "), if names.len() == 1 { "is" } else { "are" })
+    let verb = if services.len() == 1 { "is" } else { "are" };
+    format!("{} {verb}", grant::listed(services, ", "))
 }
 
 /// Parses what minimal-firewall.sh wrote.
@@ -132,8 +134,8 @@ fn parse(bytes: &[u8]) -> Result<Remembered, String> {
     let mut ini = Ini::parse(bytes)?;
     let backend = ini.one_of("backend", &[("nftables", true), ("iptables", false)])?;
     let nftables = backend.ok_or("there is no backend; run minimal-firewall.sh again")?;
-    let only = services_in(&mut ini, "only")?;
-    let allow = services_in(&mut ini, "allow")?.unwrap_or_default();
+    let only = ini.services("only")?;
+    let allow = ini.services("allow")?.unwrap_or_default();
     let except = ini.list("except")?.unwrap_or_default();
     let except = except.iter().map(|text| network(text)).collect::<Option<Vec<_>>>();
     let except = except.ok_or_else(|| ini.wrong("except", "write networks, like 192.0.2.0/24"))?;
@@ -144,12 +146,6 @@ fn parse(bytes: &[u8]) -> Result<Remembered, String> {
     ini.finish()?;
     let only = only.map(|closed| Guard { closed, except, except_interface });
     Ok(Remembered { nftables, only, allow })
-}
-
-fn services_in(ini: &mut Ini, key: &'static str) -> Result<Option<Vec<Service>>, String> {
-    let Some(texts) = ini.list(key)? else { return Ok(None) };
-    let services = texts.into_iter().map(|text| ServiceText::try_from(text).map(|text| text.0));
-    services.collect::<Result<_, _>>().map(Some).map_err(|why: String| ini.wrong(key, &why))
 }
 
 fn network(text: &str) -> Option<(IpAddr, u8)> {
@@ -163,7 +159,7 @@ fn network(text: &str) -> Option<(IpAddr, u8)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::privileged::Protocol;
+    use crate::grant::Protocol;
 
     #[test]
     fn what_the_script_writes_is_read() {

@@ -5,13 +5,15 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-use super::config::ServiceText;
 use super::policy::Policy;
 use crate::counter::{Counter, CounterError};
+use crate::grant::{NotAService, Service, Spend};
 use crate::layout::Request;
 use crate::layout::receiver::{FAR, Receiver};
-use crate::privileged::{Grants, Limits, Service, Spend};
-use crate::profile::{ProfileError, ProfileFiles};
+use crate::privileged::grants::Grants;
+use crate::privileged::limits::Limits;
+use crate::profile::error::ProfileError;
+use crate::profile::files::ProfileFiles;
 use crate::syn::{LoggedSyn, SynFields};
 
 /// How many understood knocks are recognised when they come again.
@@ -64,7 +66,7 @@ impl Guest {
     ) -> Result<(u16, Self), ProfileError> {
         let config_path = files.dir().join("config");
         let (profile, counter) = files.parse()?;
-        let allow = profile.config.allow.map(services).transpose();
+        let allow = profile.config.allow.as_deref().map(services).transpose();
         let allow =
             allow.map_err(|why| ProfileError::BadConfig(config_path, format!("allow: {why}")))?;
         let Rules { seconds, spend, .. } = rules;
@@ -115,6 +117,6 @@ impl Guest {
     }
 }
 
-fn services(texts: Vec<String>) -> Result<Vec<Service>, String> {
-    texts.into_iter().map(|text| ServiceText::try_from(text).map(|service| service.0)).collect()
+fn services(texts: &[String]) -> Result<Vec<Service>, NotAService> {
+    texts.iter().map(|text| text.parse()).collect()
 }

@@ -42,7 +42,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::privileged;
+use crate::privileged::spawn::close_inherited;
 use cli::Args;
 use setup::Setup;
 use trial::Trial;
@@ -51,7 +51,7 @@ use trial::Trial;
 #[must_use]
 pub fn main(trial: Trial) -> ExitCode {
     let args = Args::parse();
-    if let Err(errno) = privileged::close_inherited() {
+    if let Err(errno) = close_inherited() {
         say::event(format_args!("cannot close inherited descriptors: {}", errno.desc()));
         return ExitCode::FAILURE;
     }

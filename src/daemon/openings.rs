@@ -5,13 +5,13 @@
 use std::time::{Duration, Instant};
 
 use super::line::CameIn;
-use crate::privileged::{Protocol, Request};
+use crate::grant::{Grant, Protocol};
 
 /// One address and port that is open, for as many connections as there were knocks.
 #[derive(Debug)]
 pub(super) struct Opening {
     /// What the helper was asked for, as last renewed.
-    pub(super) request: Request,
+    pub(super) request: Grant,
     /// Whose knocks they were, and where.
     pub(super) profile: String,
     knock_port: u16,
@@ -26,8 +26,8 @@ impl Opening {
         self.since + Duration::from_secs(self.request.seconds.into())
     }
 
-    fn is_for(&self, other: &Request) -> bool {
-        let Request { address, destination, protocol, port, .. } = self.request;
+    fn is_for(&self, other: &Grant) -> bool {
+        let Grant { address, destination, protocol, port, .. } = self.request;
         (address, destination, protocol, port)
             == (other.address, other.destination, other.protocol, other.port)
     }
@@ -40,7 +40,7 @@ pub(super) struct Arrival {
     pub(super) profile: String,
     pub(super) knock_port: u16,
     /// The service.
-    pub(super) request: Request,
+    pub(super) request: Grant,
     /// How long after the last knock.
     pub(super) after: Duration,
     /// Whether as many have come as knocked: the door is to be shut.
@@ -53,13 +53,7 @@ pub(super) struct Openings(Vec<Opening>);
 
 impl Openings {
     /// The helper has opened, or renewed.
-    pub(super) fn opened(
-        &mut self,
-        profile: &str,
-        knock_port: u16,
-        request: &Request,
-        now: Instant,
-    ) {
+    pub(super) fn opened(&mut self, profile: &str, knock_port: u16, request: &Grant, now: Instant) {
         if let Some(open) = self.0.iter_mut().find(|open| open.is_for(request)) {
             (open.request, open.since) = (*request, now);
             open.knocks += 1;
@@ -72,7 +66,7 @@ impl Openings {
     /// The kernel says that a connection stands. None: it is through no opening of ours, or that is over.
     pub(super) fn came_in(&mut self, line: CameIn, now: Instant) -> Option<Arrival> {
         let place = self.0.iter().position(|open| {
-            let Request { address, destination, protocol, port, .. } = open.request;
+            let Grant { address, destination, protocol, port, .. } = open.request;
             protocol == Protocol::Tcp
                 && (address, destination, port) == (line.source, line.destination, line.port)
         })?;
@@ -112,10 +106,10 @@ impl Opening {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::privileged::Spend;
+    use crate::grant::Spend;
 
-    fn request(host: u8, port: u16) -> Request {
-        Request {
+    fn request(host: u8, port: u16) -> Grant {
+        Grant {
             address: [192, 0, 2, host].into(),
             destination: [198, 51, 100, 1].into(),
             protocol: Protocol::Tcp,
@@ -126,7 +120,7 @@ mod tests {
     }
 
     fn line(host: u8, port: u16) -> CameIn {
-        let Request { address, destination, .. } = request(host, port);
+        let Grant { address, destination, .. } = request(host, port);
         CameIn { source: address, destination, port }
     }
 

@@ -10,7 +10,8 @@ use super::openings::{Arrival, Opening};
 use super::policy::Refused;
 use super::wrong::Tally;
 use crate::counter::CounterError;
-use crate::privileged::{Reply, Request};
+use crate::grant::Grant;
+use crate::privileged::message::Reply;
 
 /// What came of a SYN on a knock port; where a profile is meant, with its name.
 #[derive(Debug)]
@@ -28,11 +29,11 @@ pub(super) enum Outcome {
     /// A valid knock for something that the profile may not have.
     Refused(String, Refused),
     /// A valid knock, but the profile has as many grants open as it may have.
-    OverQuota(String, Request),
+    OverQuota(String, Grant),
     /// A valid knock that the firewall did not open for: too many grants, or the kernel refused.
-    NotOpened(String, Request, Reply),
+    NotOpened(String, Grant, Reply),
     /// The door is open.
-    Opened(String, Request),
+    Opened(String, Grant),
     /// A valid knock for a port that is allowed by TCP and by UDP: what came of each.
     Each(Vec<Outcome>),
 }
@@ -100,7 +101,7 @@ impl fmt::Display for Told<'_> {
                     }
                 }
             }
-            Outcome::Opened(profile, Request { protocol, port, seconds, .. }) => write!(
+            Outcome::Opened(profile, Grant { protocol, port, seconds, .. }) => write!(
                 f,
                 "opened {protocol}/{port} to {source} for {seconds} s (profile {profile:?})"
             ),
@@ -111,7 +112,7 @@ impl fmt::Display for Told<'_> {
 fn not_opened(
     f: &mut fmt::Formatter<'_>,
     profile: &str,
-    Request { address, protocol, port, .. }: &Request,
+    Grant { address, protocol, port, .. }: &Grant,
 ) -> fmt::Result {
     write!(f, "could not open {protocol}/{port} to {address} (profile {profile:?}): ")
 }
@@ -119,7 +120,7 @@ fn not_opened(
 /// A connection that came in. For the log.
 impl fmt::Display for Arrival {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Request { address, protocol, port, .. } = self.request;
+        let Grant { address, protocol, port, .. } = self.request;
         let (profile, after) = (&self.profile, self.after.as_millis());
         write!(f, "{address} came in at {protocol}/{port} after {after} ms (profile {profile:?})")?;
         f.write_str(if self.is_last { ": closed behind it" } else { ": open for another" })
@@ -129,7 +130,7 @@ impl fmt::Display for Arrival {
 /// An opening whose time is over. For the log.
 impl fmt::Display for Opening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Request { address, protocol, port, .. } = self.request;
+        let Grant { address, protocol, port, .. } = self.request;
         let used = if self.was_not_used() { "not used" } else { "its time is over" };
         write!(f, "{protocol}/{port} for {address} (profile {:?}): {used}", self.profile)
     }

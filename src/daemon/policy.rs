@@ -1,7 +1,8 @@
 //! May this profile have this port? Root's limits, narrowed by the profile's own list.
 
+use crate::grant::{Grant, Protocol, Service, Spend};
 use crate::layout;
-use crate::privileged::{Limits, Protocol, Refusal, Request, Service, Spend};
+use crate::privileged::limits::{Limits, OutsideLimits};
 use crate::syn::LoggedSyn;
 use std::fmt;
 
@@ -53,7 +54,7 @@ impl Policy {
         limits: &Limits,
         syn: &LoggedSyn<'_>,
         asked: layout::Request,
-    ) -> Result<Vec<Request>, Refused> {
+    ) -> Result<Vec<Grant>, Refused> {
         let port = match asked.0 {
             0 => self.default_port.ok_or(Refused::NoDefault)?,
             port => port,
@@ -68,7 +69,7 @@ impl Policy {
                 continue;
             }
             let (address, destination, seconds) = (syn.source, syn.destination, self.seconds);
-            let request = Request { address, destination, protocol, port, seconds, spend };
+            let request = Grant { address, destination, protocol, port, seconds, spend };
             match limits.check(&request) {
                 Ok(()) => requests.push(request),
                 Err(_) if protocol == Protocol::Udp && limits.allow.is_none() => {
@@ -97,7 +98,7 @@ pub(super) enum Refused {
     /// The profile's `allow` has it for UDP, and root's names nothing.
     TcpAlone(u16),
     /// Root's limits refuse it.
-    ByLimits(Protocol, u16, Refusal),
+    ByLimits(Protocol, u16, OutsideLimits),
 }
 
 impl fmt::Display for Refused {
@@ -112,7 +113,7 @@ impl fmt::Display for Refused {
                 "udp/{port}: `config` has no `allow`, so it is TCP alone; name udp/{port} there"
             ),
             // It names the service itself.
-            Self::ByLimits(.., refusal @ Refusal::Service(..)) => refusal.fmt(f),
+            Self::ByLimits(.., refusal @ OutsideLimits::Service(..)) => refusal.fmt(f),
             Self::ByLimits(protocol, port, refusal) => write!(f, "{protocol}/{port}: {refusal}"),
         }
     }

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::line::{self, CameIn, Framing, NotASyn};
-use crate::privileged::LogRules;
+use crate::privileged::firewall::log_rules::LogRules;
 use crate::syn::LoggedSyn;
 
 /// What lines about us begin with.

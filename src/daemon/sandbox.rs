@@ -1,5 +1,5 @@
 //! What the daemon's process may still do once it reads what strangers caused to be written: read its log, write its
-//! counters, talk to its helper. Privileges are dropped elsewhere ([`crate::privileged::drop_to`]); this is the rest.
+//! counters, talk to its helper. Privileges are dropped elsewhere ([`crate::privileged::drop_privileges`]); this is the rest.
 //!
 //! Landlock says which directories can be read from, seccomp which system calls there are. Everything else kills the
 //! process, and with it goes the helper and whatever is open.

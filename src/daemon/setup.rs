@@ -13,8 +13,15 @@ use super::failure::Failure;
 use super::guest::Rules;
 use super::say;
 use super::source::{Choice, Opened};
-use crate::privileged::{BackEnd, Firewall, FirewallError, Ids, Limits, LogRules, Spend};
-use crate::profile::{self, NotRoots, ProfileError, ProfileFiles};
+use crate::grant::Spend;
+use crate::privileged::drop_privileges::Ids;
+use crate::privileged::firewall::log_rules::LogRules;
+use crate::privileged::firewall::{BackEnd, Firewall, FirewallError};
+use crate::privileged::limits::Limits;
+use crate::profile;
+use crate::profile::error::ProfileError;
+use crate::profile::files::ProfileFiles;
+use crate::profile::roots::{NotRoots, roots_alone};
 
 const DEFAULT_USER: &str = "knockknock";
 const FALLBACK_USER: &str = "nobody";
@@ -89,10 +96,7 @@ impl Setup {
     pub(super) fn limits(&self) -> Limits {
         let config = &self.config;
         Limits {
-            allow: config
-                .allow
-                .as_ref()
-                .map(|services| services.iter().map(|text| text.0).collect()),
+            allow: config.allow.clone(),
             max_seconds: config.delay,
             max_open: config.max_open,
             max_open_per_source: config.max_open_per_source,
@@ -215,7 +219,7 @@ impl Setup {
 
 /// Of the config directory and the one of the profiles. Each is checked before anything in it is looked at.
 fn directory_of_root(dir: &Path) -> Result<(), Failure> {
-    profile::roots_alone(dir).map_err(|error| match error {
+    roots_alone(dir).map_err(|error| match error {
         NotRoots::Unreadable(path, why) => Failure::ConfigDir(path, why),
         error => Failure::NotRoots(error),
     })

@@ -27,7 +27,10 @@ use super::source::{Opened, Source};
 use super::unread::Unread;
 use super::watch::Watch;
 use crate::layout::receiver::FAR;
-use crate::privileged::{self, Helper, Ids, Limits};
+use crate::privileged::drop_privileges::{Ids, drop_privileges};
+use crate::privileged::handle::HelperHandle;
+use crate::privileged::limits::Limits;
+use crate::privileged::spawn::spawn_helper;
 
 /// Starts the daemon, and returns when it has ended as it was told to.
 pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
@@ -58,7 +61,7 @@ pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
             firewall
         }
     };
-    let mut helper = privileged::split(firewall, &limits, &user).map_err(Failure::NoHelper)?;
+    let mut helper = spawn_helper(firewall, &limits, &user).map_err(Failure::NoHelper)?;
 
     let prepared = prepare(setup, &user, limits, means, helper.pid());
     match prepared.and_then(|prepared| listen(setup, prepared, &mut helper)) {
@@ -87,7 +90,11 @@ struct Prepared {
 }
 
 /// Has the kernel log the knocks, and says what that leaves open to a flood.
-fn listen(setup: &Setup, mut prepared: Prepared, helper: &mut Helper) -> Result<Prepared, Failure> {
+fn listen(
+    setup: &Setup,
+    mut prepared: Prepared,
+    helper: &mut HelperHandle,
+) -> Result<Prepared, Failure> {
     let window = setup.config.error_window;
     let listening = prepared.door.listen(helper, window).map_err(Failure::NoAnswer)?;
     let Listening { numbers, counters, ports } = listening.map_err(Failure::NotListening)?;
@@ -119,7 +126,7 @@ fn prepare(
     let (files, _) = setup.profiles()?;
     let signals = take_signals().map_err(|why| Failure::System("cannot take over signals", why))?;
     let readable = directories(&source);
-    privileged::drop_to(&with_group_of(&source, user), &[]).map_err(Failure::Drop)?;
+    drop_privileges(&with_group_of(&source, user), &[]).map_err(Failure::Drop)?;
     // Another user's process has lost that.
     end_with_trial(setup)?;
 

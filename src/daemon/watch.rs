@@ -19,14 +19,15 @@ use super::said::{Prefixes, Said};
 use super::say;
 use super::source::{PortSet, Source};
 use super::unread::{Unread, Verdict};
-use crate::privileged::{Helper, Reply};
+use crate::privileged::handle::HelperHandle;
+use crate::privileged::message::Reply;
 use crate::syn::LoggedSyn;
 
 /// What the loop works with.
 pub(super) struct Watch {
     pub(super) source: Source,
     pub(super) door: Door,
-    pub(super) helper: Helper,
+    pub(super) helper: HelperHandle,
     pub(super) signals: SignalFd,
     pub(super) prefixes: Prefixes,
     pub(super) verbose: bool,

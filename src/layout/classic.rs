@@ -6,8 +6,6 @@
 //! ciphertext (12 bytes) = plaintext XOR keystream[0..12]  ->  ID (2) SEQ (4) ACK (4) WINDOW (2)
 //! ```
 
-#![forbid(unsafe_code)]
-
 use std::fmt;
 
 use aes::Aes128Enc;
@@ -81,7 +79,7 @@ impl Keys {
 
     /// Whether [`Keys::prepare`] has been called.
     #[must_use]
-    pub fn are_prepared(&self) -> bool {
+    pub(crate) fn are_prepared(&self) -> bool {
         !self.first_bytes.is_empty()
     }
 
@@ -196,7 +194,7 @@ pub fn open(
 
 /// Hands `each` the sequence number of every knock that asks for one of `requests` with one of `count` counters from
 /// `counter` on: what a firewall can tell knocks by before they are decoded.
-pub fn sequences(
+pub(crate) fn sequences(
     keys: &Keys,
     requests: &[Request],
     counter: u32,

@@ -18,7 +18,7 @@ pub const FAR: u32 = 4096;
 /// How many counters after a remembered knock the second one may be.
 pub const CONFIRM: u32 = 20;
 /// How many knocks far ahead are remembered: an old one that somebody sends again must not push the good one out.
-const REMEMBERED: usize = 8;
+const MAX_REMEMBERED: usize = 8;
 
 /// A profile's keys, the next counter that it accepts, and what it has heard from beyond its window.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Receiver {
 
     /// Whether there is anything for [`Receiver::look_after_remembered`] to find.
     #[must_use]
-    pub fn has_remembered(&self) -> bool {
+    pub(crate) fn has_remembered(&self) -> bool {
         !self.remembered.is_empty()
     }
 
@@ -72,7 +72,7 @@ impl Receiver {
         let window_end = self.next.saturating_add(self.window);
         let (_, counter) = self.open(window_end, self.far.saturating_sub(self.window), fields)?;
         if !self.remembered.contains(&counter) {
-            if self.remembered.len() == REMEMBERED {
+            if self.remembered.len() == MAX_REMEMBERED {
                 self.remembered.pop_front();
             }
             self.remembered.push_back(counter);
@@ -91,7 +91,13 @@ impl Receiver {
 
     /// Hands `each` the sequence numbers of the knocks that ask for one of `requests` with one of `count` counters from
     /// `from` on.
-    pub fn sequences(&self, requests: &[Request], from: u32, count: u32, each: impl FnMut(u32)) {
+    pub(crate) fn sequences(
+        &self,
+        requests: &[Request],
+        from: u32,
+        count: u32,
+        each: impl FnMut(u32),
+    ) {
         classic::sequences(&self.keys, requests, from, count, each);
     }
 
@@ -183,11 +189,11 @@ mod tests {
     fn an_old_knock_sent_again_does_not_push_the_good_one_out() {
         let mut receiver = receiver();
         receiver.look_far(&knock(600));
-        for _ in 0..100 {
+        for _ in 0..=MAX_REMEMBERED {
             receiver.look_far(&knock(3000));
         }
         assert!(opens(&receiver, 601));
-        for other in 0..u32::try_from(REMEMBERED).unwrap() {
+        for other in 0..u32::try_from(MAX_REMEMBERED).unwrap() {
             receiver.look_far(&knock(2000 + 100 * other));
         }
         assert!(!opens(&receiver, 601), "the last eight are remembered");

@@ -13,7 +13,7 @@ use super::profile_match::{ProfilesError, nearest};
 use super::route::RouteError;
 use crate::client::say::reason;
 use crate::counter::CounterError;
-use crate::profile::ProfileError;
+use crate::profile::error::ProfileError;
 
 /// Why no knock was sent.
 #[derive(Debug, thiserror::Error)]

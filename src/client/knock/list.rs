@@ -6,7 +6,7 @@ use std::path::Path;
 use super::error::KnockError;
 use super::knocker::Knocker;
 use super::profile_match::listed_names;
-use crate::profile::Layout;
+use crate::profile::config::Layout;
 
 /// The profiles in `profiles`, a line each, after a line that names the columns. A profile that cannot be used
 /// says why.

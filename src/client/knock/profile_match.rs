@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::route::ascii_name;
 use crate::client::say::reason;
-use crate::profile::{self, ProfileConfig};
+use crate::profile;
+use crate::profile::config::ProfileConfig;
 
 /// What somebody wants to reach.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -39,7 +39,7 @@ pub(super) struct Lookup {
 }
 
 /// What the files say of a host: a profile's own, or none's by its name. Then with all profiles.
-type Found = Result<Box<Knocker>, Vec<KnownProfile>>;
+type NameMatch = Result<Box<Knocker>, Vec<KnownProfile>>;
 
 impl Lookup {
     /// The profiles in `profiles`, a directory that need not be there yet.
@@ -95,7 +95,7 @@ impl Lookup {
 }
 
 /// The profile of `host` by the name or the address that is written in it.
-fn find_by_name(profiles: &Path, host: &Host, port: u16) -> Result<Found, KnockError> {
+fn find_by_name(profiles: &Path, host: &Host, port: u16) -> Result<NameMatch, KnockError> {
     let mut known = KnownProfile::all(profiles)?;
     // Where a host has several profiles, the one that is for this port.
     known.sort_by_key(|profile| profile.port != Some(port));

@@ -6,9 +6,9 @@
 use std::path::Path;
 
 use super::Found;
-use crate::daemon::config::ServiceText;
 use crate::daemon::guard::{Remembered, TABLES, recall};
-use crate::privileged::{self, Protocol, Service};
+use crate::grant::{Protocol, Service, listed};
+use crate::privileged::firewall::tables::tables;
 
 impl Remembered {
     /// Whether it closes this port.
@@ -18,17 +18,10 @@ impl Remembered {
     }
 
     fn text(&self) -> String {
-        let list = |services: &[Service]| {
-            services
-                .iter()
-                .map(|service| ServiceText(*service).to_string())
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
         match &self.only {
-            Some(guard) => list(&guard.closed),
+            Some(guard) => listed(&guard.closed, ", "),
             None if self.allow.is_empty() => "every port".into(),
-            None => format!("every port but {}", list(&self.allow)),
+            None => format!("every port but {}", listed(&self.allow, ", ")),
         }
     }
 }
@@ -42,7 +35,7 @@ pub(super) fn check(config_dir: &Path, found: &mut Found) -> Option<Remembered> 
             return None;
         }
     };
-    let tables = privileged::tables().unwrap_or_default();
+    let tables = tables().unwrap_or_default();
     let is_loaded = |name: &str| tables.iter().any(|table| table == name);
     match remembered {
         Some(guard) if !guard.nftables => {
@@ -83,7 +76,7 @@ pub(super) fn check(config_dir: &Path, found: &mut Found) -> Option<Remembered> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::privileged::Guard;
+    use crate::privileged::firewall::guard::Guard;
 
     #[test]
     fn what_is_named_is_closed_or_else_everything_but_what_is_allowed() {

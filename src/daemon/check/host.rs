@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use super::Found;
-use crate::privileged;
+use super::clock::is_synchronised;
 
 /// Conntrack's settings.
 const NETFILTER: &str = "/proc/sys/net/netfilter";
@@ -68,7 +68,7 @@ fn number(path: &Path) -> Option<u64> {
 
 /// Says whether somebody sets the clock. Nothing of a knock depends on it, but the times in the log do.
 pub(super) fn clock(found: &mut Found) {
-    match privileged::is_synchronised() {
+    match is_synchronised() {
         Some(true) => found.say("clock", "synchronised"),
         Some(false) => found.say(
             "clock",

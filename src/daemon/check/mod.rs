@@ -5,8 +5,7 @@
 //! guard       what our own firewall script remembers      open    what a knock could open
 //! ```
 
-#![forbid(unsafe_code)]
-
+mod clock;
 mod guard;
 mod host;
 mod open;
@@ -23,7 +22,8 @@ use super::say;
 use super::setup::Setup;
 use super::source::{self, Opened};
 use super::trial::{Finding, Interrupted, Plan, Trial};
-use crate::privileged;
+use crate::grant::Protocol;
+use crate::privileged::drop_privileges::drop_privileges;
 use open::Offer;
 
 /// To look at the profiles takes no firewall.
@@ -64,7 +64,7 @@ pub(super) fn run(setup: &Setup, trial: Option<Trial>) -> Result<(), Failure> {
         try_out(setup, trial, &offers, guard.as_ref(), &mut found)?;
     }
     if let Ok(ids) = &user {
-        privileged::drop_to(ids, &[]).map_err(Failure::Drop)?;
+        drop_privileges(ids, &[]).map_err(Failure::Drop)?;
     }
     let files = files.and_then(|(files, unreadable)| {
         let offers = Offer::of_all(&files, allow);
@@ -205,9 +205,9 @@ fn offers(offers: &[Offer], guard: Option<&Remembered>, is_tried: bool, found: &
         );
     }
     let (services, _) = open::to_try(offers, guard);
-    let unsure = services.iter().filter(|service| {
-        guard.is_none_or(|guard| !guard.closes(privileged::Protocol::Tcp, service.port))
-    });
+    let unsure = services
+        .iter()
+        .filter(|service| guard.is_none_or(|guard| !guard.closes(Protocol::Tcp, service.port)));
     let unsure: Vec<_> = unsure.map(|service| format!("tcp/{}", service.port)).collect();
     if !unsure.is_empty() && !is_tried {
         found.say(

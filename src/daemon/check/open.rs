@@ -2,10 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use crate::daemon::config::ServiceText;
 use crate::daemon::trial::Tried;
-use crate::privileged::{Protocol, Service};
-use crate::profile::ProfileFiles;
+use crate::grant::{Protocol, Service, listed};
+use crate::profile::files::ProfileFiles;
 
 use crate::daemon::guard::Remembered;
 
@@ -26,18 +25,16 @@ pub(super) struct Offer {
 
 impl Offer {
     /// Of each profile that is sound.
-    pub(super) fn of_all(files: &[ProfileFiles], allow: Option<&[ServiceText]>) -> Vec<Self> {
-        let limits: Option<Vec<_>> = allow.map(|allow| allow.iter().map(|text| text.0).collect());
-        files.iter().filter_map(|files| Self::of(files, limits.as_deref())).collect()
+    pub(super) fn of_all(files: &[ProfileFiles], allow: Option<&[Service]>) -> Vec<Self> {
+        files.iter().filter_map(|files| Self::of(files, allow)).collect()
     }
 
     fn of(files: &ProfileFiles, limits: Option<&[Service]>) -> Option<Self> {
         let profile = files.profile().ok()?;
-        let own = profile.config.allow.map(|texts| {
-            let services =
-                texts.into_iter().map(|text| ServiceText::try_from(text).map(|text| text.0));
-            services.collect::<Result<Vec<_>, _>>()
-        });
+        let own = profile
+            .config
+            .allow
+            .map(|texts| texts.iter().map(|text| text.parse()).collect::<Result<Vec<_>, _>>());
         let services = both(limits, own.transpose().ok()?);
         Some(Self {
             profile: profile.name,
@@ -50,9 +47,7 @@ impl Offer {
     /// In words.
     pub(super) fn text(&self) -> String {
         let Some(services) = &self.services else { return "any TCP port".into() };
-        let names: Vec<_> =
-            services.iter().map(|service| ServiceText(*service).to_string()).collect();
-        if names.is_empty() { "nothing".into() } else { names.join(", ") }
+        if services.is_empty() { "nothing".into() } else { listed(services, ", ") }
     }
 
     fn has(&self, port: u16) -> bool {
@@ -105,7 +100,7 @@ pub(super) fn to_try(offers: &[Offer], guard: Option<&Remembered>) -> (Vec<Tried
 pub(super) fn udp(offers: &[Offer], guard: Option<&Remembered>) -> String {
     let offered = offers.iter().flat_map(|offer| offer.services.iter().flatten());
     let udp = offered.chain(guarded(guard)).filter(|service| service.protocol == Protocol::Udp);
-    let mut names: Vec<_> = udp.map(|service| ServiceText(*service).to_string()).collect();
+    let mut names: Vec<_> = udp.map(ToString::to_string).collect();
     names.sort_unstable();
     names.dedup();
     names.join(", ")
@@ -121,7 +116,7 @@ mod tests {
     use super::*;
 
     fn services(texts: &[&str]) -> Vec<Service> {
-        texts.iter().map(|text| ServiceText::try_from((*text).to_owned()).unwrap().0).collect()
+        texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
     fn offer(allow: Option<&[&str]>) -> Offer {

@@ -10,18 +10,16 @@
 //! that helper's policy; only a change sets another. P.P.P is this process, so that two daemons never share a master.
 //! The master's own time is collected lazily and means nothing.
 
-#![forbid(unsafe_code)]
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_netfilter::{NetfilterMessageInner, NetfilterProtoFamily, NetfilterSubsystem};
+use netlink_packet_netfilter::{NetfilterProtoFamily, NetfilterSubsystem};
 use nix::errno::Errno;
 
 use super::attribute::{nested, number, text};
-use super::netlink::{Netlink, Told};
-use super::{Request, Spend};
+use super::netlink::{Action, Command, Netlink};
+use crate::grant::{Grant, Protocol, Spend};
 
 /// Conntrack's helpers and the protocol of the connections that each is for, the shortest time of its policy first: 3, 30,
 /// 180, 180, 300 and 300 seconds. The first two are for IPv4 alone.
@@ -36,17 +34,18 @@ const HELPERS: [(&str, u8); 6] = [
 /// The modules that have them, for whoever has none.
 pub(super) const MODULES: &str = "nf_conntrack_netbios_ns, nf_conntrack_snmp, nf_conntrack_amanda, nf_conntrack_sip, nf_conntrack_tftp, nf_conntrack_ftp";
 
-const UDP: u8 = 17;
-const TCP: u8 = 6;
+const UDP: u8 = Protocol::Udp as u8;
+const TCP: u8 = Protocol::Tcp as u8;
 /// How much longer than its expectation a master lives, in seconds: the expectation goes with it.
-const LONGER: u32 = 2;
+const EXTRA: u32 = 2;
 /// How many slots are tried, should somebody have made an entry like ours.
-const TRIES: usize = 16;
+const MAX_TRIES: usize = 16;
 
-/// `NFNL_SUBSYS_CTNETLINK_EXP`; the same three messages as for entries.
-const EXPECTATIONS: NetfilterSubsystem = NetfilterSubsystem::Other(2);
-const NEW: u8 = 0;
-const DELETE: u8 = 2;
+/// `IPCTNL_MSG_CT_NEW` and so on, and those of `NFNL_SUBSYS_CTNETLINK_EXP`.
+const NEW_ENTRY: Action = (NetfilterSubsystem::Conntrack, 0);
+const DELETE_ENTRY: Action = (NetfilterSubsystem::Conntrack, 2);
+const NEW_EXPECTATION: Action = (NetfilterSubsystem::Other(2), 0);
+const DELETE_EXPECTATION: Action = (NetfilterSubsystem::Other(2), 2);
 
 /// `enum ctattr_type`, `enum ctattr_expect`.
 const TUPLE_ORIGINAL: u16 = 1;
@@ -68,9 +67,9 @@ const LASTS: u32 = 2 | 4 | 8;
 #[derive(Debug)]
 pub(super) struct Expectations {
     /// The helper for IPv4,
-    v4: Option<Helper>,
+    v4: Option<ConntrackHelper>,
     /// and for IPv6.
-    v6: Option<Helper>,
+    v6: Option<ConntrackHelper>,
     process: u32,
     slot: u16,
     open: Vec<Open>,
@@ -78,7 +77,7 @@ pub(super) struct Expectations {
 
 /// A conntrack helper that this kernel has.
 #[derive(Clone, Copy, Debug)]
-struct Helper {
+struct ConntrackHelper {
     name: &'static str,
     protocol: u8,
 }
@@ -86,7 +85,7 @@ struct Helper {
 /// What was opened and may still be.
 #[derive(Debug)]
 struct Open {
-    request: Request,
+    grant: Grant,
     slot: u16,
     end: Instant,
 }
@@ -102,9 +101,9 @@ impl Expectations {
     }
 
     /// The first helper that works for addresses like `any`.
-    fn find(&self, netlink: &mut Netlink, any: IpAddr) -> Result<Option<Helper>, Errno> {
+    fn find(&self, netlink: &mut Netlink, any: IpAddr) -> Result<Option<ConntrackHelper>, Errno> {
         for (name, protocol) in HELPERS {
-            let helper = Helper { name, protocol };
+            let helper = ConntrackHelper { name, protocol };
             match self.try_out(netlink, helper, any) {
                 Ok(()) => return Ok(Some(helper)),
                 Err(Errno::EPERM) => return Err(Errno::EPERM),
@@ -119,36 +118,38 @@ impl Expectations {
         [self.v4, self.v6].map(|helper| helper.map(|helper| helper.name))
     }
 
-    fn try_out(&self, netlink: &mut Netlink, helper: Helper, any: IpAddr) -> Result<(), Errno> {
+    fn try_out(
+        &self,
+        netlink: &mut Netlink,
+        helper: ConntrackHelper,
+        any: IpAddr,
+    ) -> Result<(), Errno> {
         let master = self.master(helper, any, self.slot);
-        let make = told(NetfilterSubsystem::Conntrack, NEW, any, NEW_ONLY, master.made(LONGER));
-        let take = told(NetfilterSubsystem::Conntrack, DELETE, any, 0, vec![master.original()]);
-        netlink.tell(&[make, take])?.into_iter().collect()
+        tell(netlink, NEW_ENTRY, any, ONLY_NEW, master.attributes(EXTRA))?;
+        tell(netlink, DELETE_ENTRY, any, 0, vec![master.tuple(TUPLE_ORIGINAL)])
     }
 
-    /// Opens what `request` says, or renews it. A connection that has used a grant for one up is not counted: the grant is
+    /// Opens what `grant` says, or renews it. A connection that has used a grant for one up is not counted: the grant is
     /// made anew.
-    pub(super) fn open(&mut self, netlink: &mut Netlink, request: &Request) -> Result<(), Errno> {
+    pub(super) fn open(&mut self, netlink: &mut Netlink, grant: &Grant) -> Result<(), Errno> {
         let now = Instant::now();
         self.open.retain(|open| open.end > now);
-        let end = now + Duration::from_secs(request.seconds.into());
-        if let Some(open) = self.open.iter().position(|open| open.request.is_for_the_same(request))
-        {
-            if self.renew(netlink, open, request).is_ok() {
-                if let Some(open) = self.open.get_mut(open) {
-                    *open = Open { request: *request, end, ..*open };
-                }
+        let end = now + Duration::from_secs(grant.seconds.into());
+        if let Some(place) = self.open.iter().position(|open| open.grant.is_for_the_same(grant)) {
+            let old = self.open.swap_remove(place);
+            if old.grant.spend == grant.spend && self.renew(netlink, old.slot, grant).is_ok() {
+                self.open.push(Open { grant: *grant, end, ..old });
                 return Ok(());
             }
-            self.close(netlink, request)?;
+            self.revoke(netlink, old.slot, &old.grant)?;
         }
-        for _ in 0..TRIES {
+        for _ in 0..MAX_TRIES {
             self.slot = self.slot.wrapping_add(1);
-            match self.make(netlink, self.slot, request) {
+            match self.make(netlink, self.slot, grant) {
                 Err(Errno::EEXIST) => {}
                 made => {
                     made?;
-                    self.open.push(Open { request: *request, slot: self.slot, end });
+                    self.open.push(Open { grant: *grant, slot: self.slot, end });
                     return Ok(());
                 }
             }
@@ -157,10 +158,10 @@ impl Expectations {
     }
 
     /// Closes what was opened, if it still is.
-    pub(super) fn close(&mut self, netlink: &mut Netlink, request: &Request) -> Result<(), Errno> {
-        let ours = self.open.extract_if(.., |open| open.request.is_for_the_same(request));
-        for Open { request, slot, .. } in ours.collect::<Vec<_>>() {
-            self.take_back(netlink, slot, &request)?;
+    pub(super) fn close(&mut self, netlink: &mut Netlink, grant: &Grant) -> Result<(), Errno> {
+        let ours = self.open.extract_if(.., |open| open.grant.is_for_the_same(grant));
+        for Open { grant, slot, .. } in ours.collect::<Vec<_>>() {
+            self.revoke(netlink, slot, &grant)?;
         }
         Ok(())
     }
@@ -168,63 +169,51 @@ impl Expectations {
     /// Closes everything, and goes on where something cannot be closed: the kernel ends that at its time.
     pub(super) fn close_all(&mut self, netlink: &mut Netlink) -> Result<(), Errno> {
         let all = std::mem::take(&mut self.open);
-        let closed = all.iter().map(|open| self.take_back(netlink, open.slot, &open.request));
+        let closed = all.iter().map(|open| self.revoke(netlink, open.slot, &open.grant));
         closed.fold(Ok(()), Result::and)
     }
 
-    fn make(&self, netlink: &mut Netlink, slot: u16, request: &Request) -> Result<(), Errno> {
-        let (client, helper) = (request.address, self.helper(request)?);
-        let master = self.master(helper, client, slot);
-        let made = master.made(u32::from(request.seconds) + LONGER);
-        let [expectation, with_time] = expectation(&master, request);
-        let old = vec![request.tuple(EXPECT_TUPLE)];
-        let done = netlink.tell(&[
-            // One of an earlier life, never met: a second one of the kind is refused.
-            told(EXPECTATIONS, DELETE, client, 0, old),
-            told(NetfilterSubsystem::Conntrack, NEW, client, NEW_ONLY, made),
-            told(EXPECTATIONS, NEW, client, NEW_ONLY, expectation),
-            told(EXPECTATIONS, NEW, client, 0, with_time),
-        ])?;
-        let [_, master, rest @ ..] = &*done else { return Err(Errno::EPROTO) };
-        (*master)?;
-        let made = rest.iter().copied().collect::<Result<(), _>>();
+    fn make(&self, netlink: &mut Netlink, slot: u16, grant: &Grant) -> Result<(), Errno> {
+        let client = grant.address;
+        let master = self.master(self.helper(grant)?, client, slot);
+        let entry = master.attributes(u32::from(grant.seconds) + EXTRA);
+        let [expectation, with_time] = expectation(&master, grant);
+        // One of an earlier life, never met: a second one of the kind is refused.
+        let _ = tell(netlink, DELETE_EXPECTATION, client, 0, vec![grant.tuple(EXPECT_TUPLE)]);
+        tell(netlink, NEW_ENTRY, client, ONLY_NEW, entry)?;
+        let made = tell(netlink, NEW_EXPECTATION, client, ONLY_NEW, expectation)
+            .and_then(|()| tell(netlink, NEW_EXPECTATION, client, 0, with_time));
         if made.is_err() {
-            self.take_back(netlink, slot, request)?;
+            self.revoke(netlink, slot, grant)?;
         }
         // The caller takes this one for a slot that is in use.
         made.map_err(|errno| if errno == Errno::EEXIST { Errno::EBUSY } else { errno })
     }
 
-    fn renew(&self, netlink: &mut Netlink, at: usize, request: &Request) -> Result<(), Errno> {
-        let old = self.open.get(at).filter(|old| old.request.spend == request.spend);
-        let (client, slot) = (request.address, old.ok_or(Errno::EINVAL)?.slot);
-        let master = self.master(self.helper(request)?, client, slot);
-        let longer = vec![master.original(), number(TIMEOUT, u32::from(request.seconds) + LONGER)];
-        let [_, with_time] = expectation(&master, request);
-        let done = netlink.tell(&[
-            told(NetfilterSubsystem::Conntrack, NEW, client, 0, longer),
-            told(EXPECTATIONS, NEW, client, 0, with_time),
-        ])?;
-        done.into_iter().collect()
+    fn renew(&self, netlink: &mut Netlink, slot: u16, grant: &Grant) -> Result<(), Errno> {
+        let client = grant.address;
+        let master = self.master(self.helper(grant)?, client, slot);
+        let longer =
+            vec![master.tuple(TUPLE_ORIGINAL), number(TIMEOUT, u32::from(grant.seconds) + EXTRA)];
+        let [_, with_time] = expectation(&master, grant);
+        tell(netlink, NEW_ENTRY, client, 0, longer)?;
+        tell(netlink, NEW_EXPECTATION, client, 0, with_time)
     }
 
     /// Takes expectation and master away. What is gone already is fine.
-    fn take_back(&self, netlink: &mut Netlink, slot: u16, request: &Request) -> Result<(), Errno> {
-        let client = request.address;
-        let master = self.master(self.helper(request)?, client, slot).original();
-        let done = netlink.tell(&[
-            told(EXPECTATIONS, DELETE, client, 0, vec![request.tuple(EXPECT_TUPLE)]),
-            told(NetfilterSubsystem::Conntrack, DELETE, client, 0, vec![master]),
-        ])?;
-        done.into_iter().filter(|done| *done != Err(Errno::ENOENT)).collect()
+    fn revoke(&self, netlink: &mut Netlink, slot: u16, grant: &Grant) -> Result<(), Errno> {
+        let master = self.master(self.helper(grant)?, grant.address, slot).tuple(TUPLE_ORIGINAL);
+        let ours = [(DELETE_EXPECTATION, grant.tuple(EXPECT_TUPLE)), (DELETE_ENTRY, master)];
+        let gone = ours.map(|(action, name)| tell(netlink, action, grant.address, 0, vec![name]));
+        gone.into_iter().filter(|gone| *gone != Err(Errno::ENOENT)).collect()
     }
 
-    fn helper(&self, request: &Request) -> Result<Helper, Errno> {
-        let helper = if request.address.is_ipv4() { self.v4 } else { self.v6 };
+    fn helper(&self, grant: &Grant) -> Result<ConntrackHelper, Errno> {
+        let helper = if grant.address.is_ipv4() { self.v4 } else { self.v6 };
         helper.ok_or(Errno::EAFNOSUPPORT)
     }
 
-    fn master(&self, helper: Helper, like: IpAddr, slot: u16) -> Master {
+    fn master(&self, helper: ConntrackHelper, like: IpAddr, slot: u16) -> Master {
         let [_, b, c, d] = self.process.to_be_bytes();
         let (source, destination) = if like.is_ipv4() {
             (Ipv4Addr::new(0, b, c, d).into(), Ipv4Addr::UNSPECIFIED.into())
@@ -237,30 +226,26 @@ impl Expectations {
     }
 }
 
-const NEW_ONLY: u16 = NLM_F_CREATE | NLM_F_EXCL;
+const ONLY_NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
 /// The entry that an expectation belongs to.
 struct Master {
-    helper: Helper,
+    helper: ConntrackHelper,
     source: IpAddr,
     destination: IpAddr,
     slot: u16,
 }
 
 impl Master {
-    fn original(&self) -> DefaultNla {
-        self.tuple(TUPLE_ORIGINAL)
-    }
-
     fn tuple(&self, kind: u16) -> DefaultNla {
         let [from, to] = [(self.source, self.slot), (self.destination, 0)];
         tuple(kind, from, to, self.helper.protocol)
     }
 
-    fn made(&self, seconds: u32) -> Vec<DefaultNla> {
+    fn attributes(&self, seconds: u32) -> Vec<DefaultNla> {
         let [from, to] = [(self.destination, 0), (self.source, self.slot)];
         vec![
-            self.original(),
+            self.tuple(TUPLE_ORIGINAL),
             tuple(TUPLE_REPLY, from, to, self.helper.protocol),
             number(STATUS, LASTS),
             number(TIMEOUT, seconds),
@@ -269,13 +254,7 @@ impl Master {
     }
 }
 
-impl Request {
-    fn is_for_the_same(&self, other: &Self) -> bool {
-        let key =
-            |request: &Self| (request.address, request.destination, request.protocol, request.port);
-        key(self) == key(other)
-    }
-
+impl Grant {
     fn tuple(&self, kind: u16) -> DefaultNla {
         let (from, to) = ((self.address, 0), (self.destination, self.port));
         tuple(kind, from, to, self.protocol as u8)
@@ -283,22 +262,22 @@ impl Request {
 }
 
 /// The expectation as it is made, and as its time is set.
-fn expectation(master: &Master, request: &Request) -> [Vec<DefaultNla>; 2] {
-    let ones: IpAddr = match request.address {
+fn expectation(master: &Master, grant: &Grant) -> [Vec<DefaultNla>; 2] {
+    let ones: IpAddr = match grant.address {
         IpAddr::V4(_) => Ipv4Addr::BROADCAST.into(),
         IpAddr::V6(_) => Ipv6Addr::from([0xff; 16]).into(),
     };
     // Of the source, the address has to fit, the port need not. The destination has to fit anyway.
-    let mask = tuple(EXPECT_MASK, (ones, 0), (ones, u16::MAX), request.protocol as u8);
-    let flags = if request.spend == Spend::Any { PERMANENT } else { 0 };
+    let mask = tuple(EXPECT_MASK, (ones, 0), (ones, u16::MAX), grant.protocol as u8);
+    let flags = if grant.spend == Spend::Any { PERMANENT } else { 0 };
     let made = vec![
         master.tuple(EXPECT_MASTER),
-        request.tuple(EXPECT_TUPLE),
+        grant.tuple(EXPECT_TUPLE),
         mask,
         number(EXPECT_FLAGS, flags),
     ];
     let mut with_time = made.clone();
-    with_time.push(number(EXPECT_TIMEOUT, request.seconds.into()));
+    with_time.push(number(EXPECT_TIMEOUT, grant.seconds.into()));
     [made, with_time]
 }
 
@@ -314,14 +293,14 @@ fn tuple(kind: u16, from: (IpAddr, u16), to: (IpAddr, u16), protocol: u8) -> Def
     nested(kind, &[addresses, nested(2, &[protocol, port(2, from.1), port(3, to.1)])])
 }
 
-fn told(
-    subsys: NetfilterSubsystem,
-    message_type: u8,
+fn tell(
+    netlink: &mut Netlink,
+    action: Action,
     like: IpAddr,
     flags: u16,
     attributes: Vec<DefaultNla>,
-) -> Told {
+) -> Result<(), Errno> {
     let family =
         if like.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
-    (family, NetfilterMessageInner::Other { subsys, message_type, attributes }, flags)
+    netlink.tell(&Command::new(family, action, flags, attributes))
 }

@@ -1,8 +1,6 @@
-//! Giving privileges up, and proving that they are gone. Owns the order of the steps; opens nothing, reads no file.
+//! Drops privileges, and proves that they are gone. Owns the order of the steps; opens nothing, reads no file.
 
-#![forbid(unsafe_code)]
-
-use std::fmt;
+use std::fmt::Display;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl;
@@ -11,32 +9,35 @@ use nix::unistd::{
     Gid, Uid, getgroups, getresgid, getresuid, setegid, seteuid, setgid, setgroups, setresgid,
     setresuid, setuid,
 };
+use thiserror::Error;
 
-/// Whom to become.
+/// The user and groups to run as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ids {
     /// The user.
     pub uid: Uid,
     /// The group.
     pub gid: Gid,
-    /// The supplementary groups, all others are given up.
+    /// The supplementary groups; all others are dropped.
     pub groups: Vec<Gid>,
 }
 
-/// Why privileges could not be given up, or were still there afterwards. Whoever gets this must end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why privileges could not be dropped, or remained. A process that gets this must exit.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DropError {
     /// This step failed, for this reason.
+    #[error("cannot drop privileges: {0}: {1}: start knock-daemon as root")]
     Failed(&'static str, String),
-    /// Everything went well and yet this was still possible, or still so.
+    /// Each step succeeded, and yet this was still possible, or still set.
+    #[error("privileges remain after dropping them: {0}: do not trust this kernel or container")]
     NotDropped(&'static str),
 }
 
-/// Becomes `ids` for good, with exactly the capabilities `keep` and no way to any other: empty bounding set, no new
-/// privileges, not dumpable, umask 077. Then tries to get the rest back, which has to fail.
+/// Becomes `ids` for good, with exactly the capabilities `keep` and no way to gain another: empty bounding set,
+/// `no_new_privs`, not dumpable, umask 077. Then tries to regain the others, which must fail.
 ///
 /// Needs root. Call it while the process has one thread: capabilities belong to threads.
-pub fn drop_to(ids: &Ids, keep: &[Capability]) -> Result<(), DropError> {
+pub(crate) fn drop_privileges(ids: &Ids, keep: &[Capability]) -> Result<(), DropError> {
     let sets = Sets { keep: keep.iter().copied().collect(), none: CapsHashSet::new() };
     give_up(ids, &sets)?;
     prove(ids, &sets)
@@ -66,7 +67,7 @@ fn give_up(ids: &Ids, sets: &Sets) -> Result<(), DropError> {
     Ok(())
 }
 
-/// The kernel said yes to each step. This asks it again, and tries to go back.
+/// Each step succeeded. This reads the result back, and tries to undo it.
 fn prove(ids: &Ids, sets: &Sets) -> Result<(), DropError> {
     let root = Uid::from_raw(0);
     if ids.uid != root {
@@ -105,7 +106,7 @@ fn prove(ids: &Ids, sets: &Sets) -> Result<(), DropError> {
     must_hold("dumping memory", !step("prctl(PR_GET_DUMPABLE)", prctl::get_dumpable())?)
 }
 
-fn step<T, E: fmt::Display>(what: &'static str, result: Result<T, E>) -> Result<T, DropError> {
+fn step<T, E: Display>(what: &'static str, result: Result<T, E>) -> Result<T, DropError> {
     result.map_err(|error| DropError::Failed(what, error.to_string()))
 }
 
@@ -115,22 +116,4 @@ fn must_fail<E>(what: &'static str, result: &Result<(), E>) -> Result<(), DropEr
 
 fn must_hold(what: &'static str, holds: bool) -> Result<(), DropError> {
     if holds { Ok(()) } else { Err(DropError::NotDropped(what)) }
-}
-
-impl std::error::Error for DropError {}
-
-impl fmt::Display for DropError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Failed(step, reason) => {
-                write!(f, "cannot drop privileges: {step}: {reason}: start knock-daemon as root")
-            }
-            Self::NotDropped(what) => {
-                write!(
-                    f,
-                    "privileges were dropped, and still there: {what}: this kernel or container is not to be trusted"
-                )
-            }
-        }
-    }
 }
