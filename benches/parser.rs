@@ -13,8 +13,8 @@ mod support;
 
 use std::hint::black_box;
 
-use knockknock::daemon::line::{Framing, parse};
-use knockknock::daemon::source::{PortSet, wanted_lines};
+use knockknock::daemon::kernel_log_line::{Framing, parse};
+use knockknock::daemon::log_source::{PortSet, wanted_lines};
 use knockknock::layout::Request;
 use knockknock::layout::classic::{Keys, open, seal};
 use knockknock::layout::receiver::FAR;

@@ -333,11 +333,11 @@ const START: &[(&str, AtStart)] = &[
     ("src/daemon/config.rs", AtStart::AllBut(&["ServiceText::fmt", "ConfigError::fmt"])),
     ("src/daemon/say.rs", AtStart::Only(&["event", "line"])),
     (
-        "src/daemon/source/mod.rs",
+        "src/daemon/log_source/mod.rs",
         AtStart::Only(&["Choice::from_str", "Opened::open", "is_written", "booted"]),
     ),
     (
-        "src/daemon/source/file.rs",
+        "src/daemon/log_source/file.rs",
         AtStart::Only(&[
             "open_log",
             "regular",
@@ -349,12 +349,12 @@ const START: &[(&str, AtStart)] = &[
             "is_missing",
         ]),
     ),
-    ("src/daemon/source/trail.rs", AtStart::AllBut(&[])),
+    ("src/daemon/log_source/resolved_path.rs", AtStart::AllBut(&[])),
     (
-        "src/daemon/source/tail.rs",
+        "src/daemon/log_source/tail.rs",
         AtStart::Only(&["Tail::from_beginning", "Tail::from_end", "Tail::move_to"]),
     ),
-    ("src/daemon/source/kmsg.rs", AtStart::Only(&["Kmsg::open"])),
+    ("src/daemon/log_source/kmsg.rs", AtStart::Only(&["Kmsg::open"])),
     ("src/profile/mod.rs", AtStart::Only(&["names"])),
     (
         "src/profile/files.rs",

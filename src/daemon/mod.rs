@@ -12,31 +12,31 @@
 //!
 //! It may read files that it opened as root, and one log; it starts no programs and opens no sockets.
 
+mod authorize;
 mod check;
 mod cli;
 pub mod config;
-mod door;
-mod expected;
-mod failure;
+mod error;
+mod event_loop;
+mod expected_sequences;
 mod guard;
-mod guest;
-pub mod line;
-mod meter;
+pub mod kernel_log_line;
+mod log_event;
+pub mod log_source;
 #[cfg(feature = "misbehave")]
 mod misbehave;
-mod openings;
+mod open_grants;
 mod outcome;
 mod policy;
-mod said;
+mod profile_state;
+mod rate_limiter;
+mod rejected_knocks;
 mod sandbox;
 mod say;
 mod setup;
-pub mod source;
 mod start;
-pub mod trial;
-mod unread;
-mod watch;
-mod wrong;
+pub mod trial_plan;
+mod unreadable_lines;
 
 use std::process::ExitCode;
 
@@ -45,7 +45,7 @@ use clap::Parser;
 use crate::privileged;
 use cli::Args;
 use setup::Setup;
-use trial::Trial;
+use trial_plan::Trial;
 
 /// The program. `trial` is what `--try` does.
 #[must_use]

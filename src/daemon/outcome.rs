@@ -6,9 +6,9 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
-use super::openings::{Arrival, Opening};
-use super::policy::Refused;
-use super::wrong::Tally;
+use super::open_grants::{GrantUse, OpenGrant};
+use super::policy::Denial;
+use super::rejected_knocks::RejectedTally;
 use crate::counter::CounterError;
 use crate::privileged::{Reply, Request};
 
@@ -19,14 +19,14 @@ pub(super) enum Outcome {
     NoProfile,
     /// A knock that was heard already, from the same address: a retry that was not needed.
     Repeated,
-    /// No valid knock. Told of now, or counted for later.
-    Wrong(Option<Tally>),
+    /// No valid knock. OutcomeMessage of now, or counted for later.
+    Wrong(Option<RejectedTally>),
     /// A valid knock, so many counters ahead that it takes a second one to be believed.
     Ahead(String, u32),
     /// A valid knock, but the counter could not be made durable: nothing was opened, the counter did not move.
     NotDurable(String, CounterError),
     /// A valid knock for something that the profile may not have.
-    Refused(String, Refused),
+    Denied(String, Denial),
     /// A valid knock, but the profile has as many grants open as it may have.
     OverQuota(String, Request),
     /// A valid knock that the firewall did not open for: too many grants, or the kernel refused.
@@ -49,19 +49,19 @@ impl Outcome {
 }
 
 /// An outcome, the address that the knock came from, and the profiles that knock on its port. For the log.
-pub(super) struct Told<'a> {
+pub(super) struct OutcomeMessage<'a> {
     pub(super) outcome: &'a Outcome,
     pub(super) source: IpAddr,
     pub(super) profiles: &'a str,
 }
 
-impl fmt::Display for Told<'_> {
+impl fmt::Display for OutcomeMessage<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { outcome, source, profiles } = self;
         match outcome {
             Outcome::Each(outcomes) => outcomes.iter().enumerate().try_for_each(|(at, outcome)| {
                 f.write_str(if at == 0 { "" } else { "; " })?;
-                Told { outcome, source: *source, profiles }.fmt(f)
+                OutcomeMessage { outcome, source: *source, profiles }.fmt(f)
             }),
             Outcome::NoProfile => write!(f, "{source}: no profile knocks on this port"),
             Outcome::Repeated => write!(f, "{source}: the same knock again (profile {profiles})"),
@@ -74,7 +74,7 @@ impl fmt::Display for Told<'_> {
             Outcome::NotDurable(profile, error) => {
                 write!(f, "opened nothing for {source} (profile {profile:?}): {error}")
             }
-            Outcome::Refused(profile, refused) => {
+            Outcome::Denied(profile, refused) => {
                 write!(f, "refused {source} (profile {profile:?}): {refused}")
             }
             Outcome::OverQuota(profile, request) => {
@@ -117,7 +117,7 @@ fn not_opened(
 }
 
 /// A connection that came in. For the log.
-impl fmt::Display for Arrival {
+impl fmt::Display for GrantUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Request { address, protocol, port, .. } = self.request;
         let (profile, after) = (&self.profile, self.after.as_millis());
@@ -127,7 +127,7 @@ impl fmt::Display for Arrival {
 }
 
 /// An opening whose time is over. For the log.
-impl fmt::Display for Opening {
+impl fmt::Display for OpenGrant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Request { address, protocol, port, .. } = self.request;
         let used = if self.was_not_used() { "not used" } else { "its time is over" };

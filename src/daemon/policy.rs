@@ -53,9 +53,9 @@ impl Policy {
         limits: &Limits,
         syn: &LoggedSyn<'_>,
         asked: layout::Request,
-    ) -> Result<Vec<Request>, Refused> {
+    ) -> Result<Vec<Request>, Denial> {
         let port = match asked.0 {
-            0 => self.default_port.ok_or(Refused::NoDefault)?,
+            0 => self.default_port.ok_or(Denial::NoDefault)?,
             port => port,
         };
         // A UDP flow has no handshake that a blind sender could not fake: nothing uses such a grant up but its time.
@@ -72,15 +72,15 @@ impl Policy {
             match limits.check(&request) {
                 Ok(()) => requests.push(request),
                 Err(_) if protocol == Protocol::Udp && limits.allow.is_none() => {
-                    refused = refused.or(Some(Refused::TcpAlone(port)));
+                    refused = refused.or(Some(Denial::TcpAlone(port)));
                 }
                 Err(refusal) => {
-                    refused = refused.or(Some(Refused::ByLimits(protocol, port, refusal)));
+                    refused = refused.or(Some(Denial::ByLimits(protocol, port, refusal)));
                 }
             }
         }
         if requests.is_empty() {
-            Err(refused.unwrap_or(Refused::ByProfile(port)))
+            Err(refused.unwrap_or(Denial::ByProfile(port)))
         } else {
             Ok(requests)
         }
@@ -89,7 +89,7 @@ impl Policy {
 
 /// Why a valid knock gets nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(super) enum Denial {
     /// It asks for the profile's default, and there is none.
     NoDefault,
     /// The profile's `allow` does not have the port.
@@ -100,7 +100,7 @@ pub(super) enum Refused {
     ByLimits(Protocol, u16, Refusal),
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoDefault => f.write_str(

@@ -80,7 +80,7 @@ fn filter(
     Ok(filter.try_into()?)
 }
 
-/// The flags with which [`super::source::open_log`] opens, as the kernel sees them: no writing, no creating.
+/// The flags with which [`super::log_source::open_log`] opens, as the kernel sees them: no writing, no creating.
 const OPEN_FLAGS: i32 = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
 
 /// Allowed whatever the arguments are. None of these starts a program, opens a file, or makes a socket.

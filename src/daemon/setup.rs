@@ -8,11 +8,11 @@ use nix::unistd::{Pid, User, geteuid};
 
 use super::cli::Args;
 use super::config::{Config, FirewallKind, LogRule, SpendOn};
-use super::door::{Door, Means};
-use super::failure::Failure;
-use super::guest::Rules;
+use super::authorize::{Authorizer, FirewallFeatures};
+use super::error::DaemonError;
+use super::profile_state::ProfileDefaults;
 use super::say;
-use super::source::{Choice, Opened};
+use super::log_source::{Choice, Opened};
 use crate::privileged::{BackEnd, Firewall, FirewallError, Ids, Limits, LogRules, Spend};
 use crate::profile::{self, NotRoots, ProfileError, ProfileFiles};
 
@@ -35,15 +35,15 @@ pub(super) struct Setup {
 
 impl Setup {
     /// The command line goes before the config.
-    pub(super) fn new(args: &Args) -> Result<Self, Failure> {
+    pub(super) fn new(args: &Args) -> Result<Self, DaemonError> {
         if !geteuid().is_root() {
-            return Err(Failure::NotRoot);
+            return Err(DaemonError::NotRoot);
         }
         let instance = args.instance.as_deref();
         if let Some(name) = instance
             && !is_instance_name(name)
         {
-            return Err(Failure::BadInstance(name.to_owned()));
+            return Err(DaemonError::BadInstance(name.to_owned()));
         }
         let default_dir = || {
             instance.map_or("/etc/knockknock.d".into(), |name| {
@@ -52,7 +52,7 @@ impl Setup {
         };
         let config_dir = args.config_dir.clone().unwrap_or_else(default_dir);
         directory_of_root(&config_dir)?;
-        let mut config = Config::load(&config_dir).map_err(Failure::Config)?;
+        let mut config = Config::load(&config_dir).map_err(DaemonError::Config)?;
         if let Some(log) = &args.log {
             config.log.clone_from(log);
         }
@@ -64,12 +64,12 @@ impl Setup {
     }
 
     /// Whom to run as.
-    pub(super) fn user(&self) -> Result<Ids, Failure> {
+    pub(super) fn user(&self) -> Result<Ids, DaemonError> {
         let find = |name: &str| {
-            User::from_name(name).map_err(|why| Failure::System("cannot look users up", why.into()))
+            User::from_name(name).map_err(|why| DaemonError::System("cannot look users up", why.into()))
         };
         let user = if let Some(name) = &self.config.user {
-            find(name)?.ok_or_else(|| Failure::NoUser(name.clone()))?
+            find(name)?.ok_or_else(|| DaemonError::NoUser(name.clone()))?
         } else if let Some(user) = find(DEFAULT_USER)? {
             user
         } else {
@@ -77,10 +77,10 @@ impl Setup {
                 "there is no user {DEFAULT_USER:?}; goes on as {FALLBACK_USER:?}, and whatever else runs as that could \
                  end it; better: adduser --system --group --no-create-home {DEFAULT_USER}"
             ));
-            find(FALLBACK_USER)?.ok_or_else(|| Failure::NoUser(DEFAULT_USER.into()))?
+            find(FALLBACK_USER)?.ok_or_else(|| DaemonError::NoUser(DEFAULT_USER.into()))?
         };
         if user.uid.is_root() {
-            return Err(Failure::RootUser(user.name));
+            return Err(DaemonError::RootUser(user.name));
         }
         Ok(Ids { uid: user.uid, gid: user.gid, groups: Vec::new() })
     }
@@ -102,7 +102,7 @@ impl Setup {
     }
 
     /// The firewall, ready to be handed to the helper.
-    pub(super) fn firewall(&self, log: &LogRules) -> Result<Firewall, Failure> {
+    pub(super) fn firewall(&self, log: &LogRules) -> Result<Firewall, DaemonError> {
         let create = |back_end| Firewall::create(&self.table, back_end, log, self.config.max_open);
         match self.config.firewall {
             FirewallKind::Conntrack => create(BackEnd::Conntrack),
@@ -115,23 +115,23 @@ impl Setup {
                 created => created,
             },
         }
-        .map_err(Failure::Firewall)
+        .map_err(DaemonError::Firewall)
     }
 
     /// What `firewall` can do for us, and the config lets it.
-    pub(super) fn means(&self, firewall: &Firewall) -> Means {
+    pub(super) fn means(&self, firewall: &Firewall) -> FirewallFeatures {
         let has_table = firewall.has_table();
-        Means {
+        FirewallFeatures {
             logs: has_table && self.config.log_rule == LogRule::Own,
             tells: has_table && firewall.conntrack_helpers().is_some(),
         }
     }
 
     /// What our table logs. The prefixes are another's at each start: another daemon's lines are never taken for ours.
-    pub(super) fn log_rules() -> Result<LogRules, Failure> {
+    pub(super) fn log_rules() -> Result<LogRules, DaemonError> {
         // Its first 8 digits are random.
         let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")
-            .map_err(|why| Failure::System("cannot read a random number from /proc", why))?;
+            .map_err(|why| DaemonError::System("cannot read a random number from /proc", why))?;
         let tag = uuid.get(..8).unwrap_or_default();
         Ok(LogRules {
             knock_prefix: format!("KNOCK {tag} "),
@@ -143,7 +143,7 @@ impl Setup {
 
     /// Makes the firewall's part and takes it away again, beside a daemon that may be running. No instance's name has a dot
     /// in it, so it is nobody's.
-    pub(super) fn trial_firewall(&self) -> Result<Firewall, Failure> {
+    pub(super) fn trial_firewall(&self) -> Result<Firewall, DaemonError> {
         Self {
             table: format!("{}.try", self.table),
             config: self.config.clone(),
@@ -154,17 +154,17 @@ impl Setup {
     }
 
     /// The log, opened.
-    pub(super) fn source(&self) -> Result<Opened, Failure> {
+    pub(super) fn source(&self) -> Result<Opened, DaemonError> {
         let Ok(choice) = self.config.log.parse::<Choice>();
-        Opened::open(&choice).map_err(Failure::Log)
+        Opened::open(&choice).map_err(DaemonError::Log)
     }
 
     /// The profiles' files, opened and read. One that cannot be read is told of and left out: it must not lock the
     /// others' owners out. Says how many those are.
-    pub(super) fn profiles(&self) -> Result<(Vec<ProfileFiles>, usize), Failure> {
+    pub(super) fn profiles(&self) -> Result<(Vec<ProfileFiles>, usize), DaemonError> {
         let dir = self.config_dir.join("profiles");
         directory_of_root(&dir)?;
-        let names = profile::names(&dir).map_err(|why| Failure::ConfigDir(dir.clone(), why))?;
+        let names = profile::names(&dir).map_err(|why| DaemonError::ConfigDir(dir.clone(), why))?;
         let mut profiles = Vec::with_capacity(names.len());
         let mut unreadable = 0;
         for name in names {
@@ -184,8 +184,8 @@ impl Setup {
         &self,
         files: Vec<ProfileFiles>,
         limits: Limits,
-        means: Means,
-    ) -> Result<(Door, usize), Failure> {
+        means: FirewallFeatures,
+    ) -> Result<(Authorizer, usize), DaemonError> {
         for files in files.iter().filter(|files| files.readable_by_others()) {
             say::event(format_args!(
                 "{0:?}: others may read the keys; run: chmod -R go-rwx {0:?}",
@@ -201,23 +201,23 @@ impl Setup {
         // Without somebody who tells, nothing would ever shut the door behind a handshake.
         let spend =
             if means.tells && spend == SpendOn::Handshake { Spend::Any } else { Spend::One };
-        let rules = Rules { seconds: delay, error_window, max_open_per_profile, spend };
-        let (door, broken) = Door::new(files, limits, rules, means);
+        let rules = ProfileDefaults { seconds: delay, error_window, max_open_per_profile, spend };
+        let (door, broken) = Authorizer::new(files, limits, rules, means);
         for error in &broken {
             left_out(error);
         }
         if door.is_empty() {
-            return Err(Failure::NoProfiles(self.config_dir.join("profiles")));
+            return Err(DaemonError::NoProfiles(self.config_dir.join("profiles")));
         }
         Ok((door, broken.len()))
     }
 }
 
 /// Of the config directory and the one of the profiles. Each is checked before anything in it is looked at.
-fn directory_of_root(dir: &Path) -> Result<(), Failure> {
+fn directory_of_root(dir: &Path) -> Result<(), DaemonError> {
     profile::roots_alone(dir).map_err(|error| match error {
-        NotRoots::Unreadable(path, why) => Failure::ConfigDir(path, why),
-        error => Failure::NotRoots(error),
+        NotRoots::Unreadable(path, why) => DaemonError::ConfigDir(path, why),
+        error => DaemonError::NotRoots(error),
     })
 }
 

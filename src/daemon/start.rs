@@ -16,21 +16,21 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{Pid, getpid, getppid};
 
-use super::door::{Door, Listening, Means};
-use super::failure::Failure;
+use super::authorize::{Authorizer, Listening, FirewallFeatures};
+use super::error::DaemonError;
 use super::guard;
-use super::said::Prefixes;
+use super::log_event::LogPrefixes;
 use super::sandbox;
 use super::say;
 use super::setup::Setup;
-use super::source::{Opened, Source};
-use super::unread::Unread;
-use super::watch::Watch;
+use super::log_source::{Opened, Source};
+use super::unreadable_lines::UnreadableLines;
+use super::event_loop::EventLoop;
 use crate::layout::receiver::FAR;
 use crate::privileged::{self, Helper, Ids, Limits};
 
 /// Starts the daemon, and returns when it has ended as it was told to.
-pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
+pub(super) fn run(setup: &Setup) -> Result<(), DaemonError> {
     end_with_trial(setup)?;
     let _lock = lock(setup)?;
     let signed = sign(setup);
@@ -52,7 +52,7 @@ pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
             firewall
         }
     };
-    let mut helper = privileged::split(firewall, &limits, &user).map_err(Failure::NoHelper)?;
+    let mut helper = privileged::split(firewall, &limits, &user).map_err(DaemonError::NoHelper)?;
 
     let prepared = prepare(setup, &user, limits, means, helper.pid());
     match prepared.and_then(|prepared| listen(setup, prepared, &mut helper)) {
@@ -60,10 +60,10 @@ pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
             say::event(format_args!("watching {source}"));
             say::ready();
             let log_prefix = setup.config.log_prefix.clone();
-            let prefixes = Prefixes::new(log_rules, log_prefix, means.logs);
+            let prefixes = LogPrefixes::new(log_rules, log_prefix, means.logs);
             let verbose = setup.verbose;
-            let unread = Unread::default();
-            Watch { source, door, helper, signals, prefixes, verbose, unread }.run()
+            let unread = UnreadableLines::default();
+            EventLoop { source, door, helper, signals, prefixes, verbose, unread }.run()
         }
         Err(failure) => {
             // Whoever looks after we have ended finds nothing of ours.
@@ -76,15 +76,15 @@ pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
 /// What the loop needs, in a process that may do nothing else.
 struct Prepared {
     source: Source,
-    door: Door,
+    door: Authorizer,
     signals: SignalFd,
 }
 
 /// Has the kernel log the knocks, and says what that leaves open to a flood.
-fn listen(setup: &Setup, mut prepared: Prepared, helper: &mut Helper) -> Result<Prepared, Failure> {
+fn listen(setup: &Setup, mut prepared: Prepared, helper: &mut Helper) -> Result<Prepared, DaemonError> {
     let window = setup.config.error_window;
-    let listening = prepared.door.listen(helper, window).map_err(Failure::NoAnswer)?;
-    let Listening { numbers, counters, ports } = listening.map_err(Failure::NotListening)?;
+    let listening = prepared.door.listen(helper, window).map_err(DaemonError::NoAnswer)?;
+    let Listening { numbers, counters, ports } = listening.map_err(DaemonError::NotListening)?;
     if setup.verbose {
         say::event(format_args!("{numbers} sequence numbers are expected"));
     }
@@ -104,29 +104,29 @@ fn prepare(
     setup: &Setup,
     user: &Ids,
     limits: Limits,
-    means: Means,
+    means: FirewallFeatures,
     helper: Pid,
-) -> Result<Prepared, Failure> {
+) -> Result<Prepared, DaemonError> {
     // Root opens, and looks at nothing.
     raise_file_limit()?;
     let source = setup.source()?;
     let (files, _) = setup.profiles()?;
-    let signals = take_signals().map_err(|why| Failure::System("cannot take over signals", why))?;
+    let signals = take_signals().map_err(|why| DaemonError::System("cannot take over signals", why))?;
     let readable = directories(&source);
-    privileged::drop_to(&with_group_of(&source, user), &[]).map_err(Failure::Drop)?;
+    privileged::drop_to(&with_group_of(&source, user), &[]).map_err(DaemonError::Drop)?;
     // Another user's process has lost that.
     end_with_trial(setup)?;
 
     // From here on nothing is root's. The files are restricted before the log is watched, because that starts
     // threads; the system calls after, because the filter is for all of them.
     let (door, _) = setup.door(files, limits, means)?;
-    if !sandbox::restrict_files(&readable).map_err(Failure::Sandbox)? {
+    if !sandbox::restrict_files(&readable).map_err(DaemonError::Sandbox)? {
         say::event(
             "this kernel has no Landlock: a daemon that was taken over could read what its user may read",
         );
     }
-    let source = source.watch().map_err(Failure::Log)?;
-    sandbox::forbid_syscalls(root(&source), helper).map_err(Failure::Sandbox)?;
+    let source = source.watch().map_err(DaemonError::Log)?;
+    sandbox::forbid_syscalls(root(&source), helper).map_err(DaemonError::Sandbox)?;
     Ok(Prepared { source, door, signals })
 }
 
@@ -163,26 +163,26 @@ fn root(source: &Source) -> Option<BorrowedFd<'_>> {
 }
 
 /// Has the kernel tell this process to end when the one that tries things out with it is gone, however it went.
-fn end_with_trial(setup: &Setup) -> Result<(), Failure> {
+fn end_with_trial(setup: &Setup) -> Result<(), DaemonError> {
     let Some(trial) = setup.trial_of else { return Ok(()) };
     set_pdeathsig(Signal::SIGTERM)
-        .map_err(|why| Failure::System("cannot ask to end with the trial", why.into()))?;
-    if getppid() == trial { Ok(()) } else { Err(Failure::TrialIsOver) }
+        .map_err(|why| DaemonError::System("cannot ask to end with the trial", why.into()))?;
+    if getppid() == trial { Ok(()) } else { Err(DaemonError::TrialIsOver) }
 }
 
 /// Two daemons on one config directory would hand out the same counters. The lock is a file that only root can open:
 /// whoever can open a file, or the directory itself, can lock it, and would keep the daemon from starting. It is held for
 /// as long as the daemon runs, so nothing can be written through it.
-fn lock(setup: &Setup) -> Result<File, Failure> {
+fn lock(setup: &Setup) -> Result<File, DaemonError> {
     let dir = &setup.config_dir;
     let mut how = File::options();
     // The standard library's `create` asks for a descriptor that can be written.
     how.read(true).mode(0o600).custom_flags(O_CREAT | O_NOFOLLOW);
-    let lock = how.open(dir.join("lock")).map_err(|why| Failure::ConfigDir(dir.clone(), why))?;
+    let lock = how.open(dir.join("lock")).map_err(|why| DaemonError::ConfigDir(dir.clone(), why))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Failure::Locked(dir.clone())),
-        Err(std::fs::TryLockError::Error(why)) => Err(Failure::ConfigDir(dir.clone(), why)),
+        Err(std::fs::TryLockError::WouldBlock) => Err(DaemonError::Locked(dir.clone())),
+        Err(std::fs::TryLockError::Error(why)) => Err(DaemonError::ConfigDir(dir.clone(), why)),
     }
 }
 
@@ -198,10 +198,10 @@ fn sign(setup: &Setup) -> io::Result<()> {
 }
 
 /// Each profile keeps its counter open.
-fn raise_file_limit() -> Result<(), Failure> {
+fn raise_file_limit() -> Result<(), DaemonError> {
     getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))
-        .map_err(|why| Failure::System("cannot raise the limit of open files", why.into()))
+        .map_err(|why| DaemonError::System("cannot raise the limit of open files", why.into()))
 }
 
 /// How long a file may become by a write of the daemon or its helper: counters have some ten bytes, pipes have no length.
@@ -212,7 +212,7 @@ const ROOM_FOR_EVENTS: u64 = 1 << 30;
 
 /// Whoever takes the daemon or its helper over fills no disk. A write past the cap is an error, since the signal that
 /// would come with it is blocked.
-fn cap_writing() -> Result<(), Failure> {
+fn cap_writing() -> Result<(), DaemonError> {
     let cap = |stderr| {
         SigSet::from(Signal::SIGXFSZ).thread_block()?;
         let stderr = fstat(stderr)?;
@@ -222,7 +222,7 @@ fn cap_writing() -> Result<(), Failure> {
         let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE)?;
         setrlimit(Resource::RLIMIT_FSIZE, cap.min(hard), cap.min(hard))
     };
-    cap(io::stderr()).map_err(|why| Failure::System("cannot limit what is written", why.into()))
+    cap(io::stderr()).map_err(|why| DaemonError::System("cannot limit what is written", why.into()))
 }
 
 /// Stopping is an event like any other: nothing is interrupted half-way, and a SIGHUP ends nothing. What `nohup` or a shell had this process ignore

@@ -24,7 +24,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::packet::{Ends, KnockPacket};
-use crate::daemon::trial::{Finding, Interrupted as Stopped, Plan, Tried};
+use crate::daemon::trial_plan::{Finding, Interrupted as Stopped, Plan, Tried};
 use crate::layout::Request;
 use server::Server;
 use signals::{Interrupted, Signals, TICK};

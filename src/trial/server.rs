@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::signals::{Interrupted, Signals, TICK};
-use crate::daemon::trial::Plan;
+use crate::daemon::trial_plan::Plan;
 use crate::layout::Request;
 use crate::layout::classic::{Keys, SealError, seal};
 use crate::profile::{Profile, create};

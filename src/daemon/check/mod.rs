@@ -16,18 +16,18 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::door::Means;
-use super::failure::Failure;
+use super::authorize::FirewallFeatures;
+use super::error::DaemonError;
 use super::guard::Remembered;
 use super::say;
 use super::setup::Setup;
-use super::source::{self, Opened};
-use super::trial::{Finding, Interrupted, Plan, Trial};
+use super::log_source::{self, Opened};
+use super::trial_plan::{Finding, Interrupted, Plan, Trial};
 use crate::privileged;
 use open::Offer;
 
 /// To look at the profiles takes no firewall.
-const NO_MEANS: Means = Means { logs: false, tells: false };
+const NO_MEANS: FirewallFeatures = FirewallFeatures { logs: false, tells: false };
 
 /// Where programs send their log lines to syslog.
 const DEV_LOG: &str = "/dev/log";
@@ -37,7 +37,7 @@ const NF_LOG_SETTING: &str = "/proc/sys/net/netfilter/nf_log_all_netns";
 
 /// Checks config, user, firewall, log and profiles, and with a `trial` by packets. Every problem is told of; one is enough
 /// to fail.
-pub(super) fn run(setup: &Setup, trial: Option<Trial>) -> Result<(), Failure> {
+pub(super) fn run(setup: &Setup, trial: Option<Trial>) -> Result<(), DaemonError> {
     let mut found = Found { problems: 0 };
     found.say("config", config(setup));
     let limits = setup.limits();
@@ -64,7 +64,7 @@ pub(super) fn run(setup: &Setup, trial: Option<Trial>) -> Result<(), Failure> {
         try_out(setup, trial, &offers, guard.as_ref(), &mut found)?;
     }
     if let Ok(ids) = &user {
-        privileged::drop_to(ids, &[]).map_err(Failure::Drop)?;
+        privileged::drop_to(ids, &[]).map_err(DaemonError::Drop)?;
     }
     let files = files.and_then(|(files, unreadable)| {
         let offers = Offer::of_all(&files, allow);
@@ -84,7 +84,7 @@ pub(super) fn run(setup: &Setup, trial: Option<Trial>) -> Result<(), Failure> {
         Err(failure) => found.problem("profiles", failure),
     }
     if found.problems > 0 {
-        return Err(Failure::Problems(found.problems));
+        return Err(DaemonError::Problems(found.problems));
     }
     found.say("result", "nothing was found that would keep a knock from working");
     Ok(())
@@ -228,7 +228,7 @@ fn try_out(
     offers: &[Offer],
     guard: Option<&Remembered>,
     found: &mut Found,
-) -> Result<(), Failure> {
+) -> Result<(), DaemonError> {
     let (services, too_many) = open::to_try(offers, guard);
     let config = &setup.config;
     let plan = Plan {
@@ -245,7 +245,7 @@ fn try_out(
         Finding::Note(what) => found.say("try", what),
         Finding::Problem(what) => found.problem("try", what),
     });
-    tried.map_err(|Interrupted| Failure::Interrupted)?;
+    tried.map_err(|Interrupted| DaemonError::Interrupted)?;
     let udp = open::udp(offers, guard);
     if !udp.is_empty() {
         found.say("try", format_args!("not tried, because silence tells nothing: {udp}"));

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::daemon::config::ServiceText;
-use crate::daemon::trial::Tried;
+use crate::daemon::trial_plan::Tried;
 use crate::privileged::{Protocol, Service};
 use crate::profile::ProfileFiles;
 

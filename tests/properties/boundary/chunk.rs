@@ -1,9 +1,9 @@
 //! A piece of a log file: which of its lines are looked at.
 
-use knockknock::daemon::line::{Framing, parse};
-use knockknock::daemon::source::{PortSet, wanted_lines};
+use knockknock::daemon::kernel_log_line::{Framing, parse};
+use knockknock::daemon::log_source::{PortSet, wanted_lines};
 
-use super::line::PREFIX;
+use super::kernel_log_line::PREFIX;
 
 const WANTED: [u16; 5] = [0, 22, 666, 1622, 65535];
 

@@ -1,14 +1,14 @@
-//! What a line of the log says to us: a SYN that may be a knock, or a connection that came in. Told by what it begins with.
+//! What a line of the log says to us: a SYN that may be a knock, or a connection that came in. OutcomeMessage by what it begins with.
 
 #![forbid(unsafe_code)]
 
-use super::line::{self, CameIn, Framing, NotASyn};
+use super::kernel_log_line::{self, NewConnection, Framing, NotASyn};
 use crate::privileged::LogRules;
 use crate::syn::LoggedSyn;
 
 /// What lines about us begin with.
 #[derive(Debug)]
-pub(super) struct Prefixes {
+pub(super) struct LogPrefixes {
     /// Our table's, with a tag that is another one at each start.
     own: LogRules,
     /// The firewall's log rule's.
@@ -19,27 +19,27 @@ pub(super) struct Prefixes {
 
 /// What a line says.
 #[derive(Debug)]
-pub(super) enum Said<'l> {
+pub(super) enum LogEvent<'l> {
     /// A SYN was logged.
     Syn(LoggedSyn<'l>),
     /// A connection through a grant stands.
-    CameIn(CameIn),
+    NewConnection(NewConnection),
 }
 
-impl Prefixes {
+impl LogPrefixes {
     pub(super) fn new(own: LogRules, firewall: String, own_is_enough: bool) -> Self {
         Self { own, firewall, own_is_enough }
     }
 
     /// Reads a line, without its newline.
-    pub(super) fn read<'l>(&self, line: &'l [u8], framing: Framing) -> Result<Said<'l>, NotASyn> {
+    pub(super) fn read<'l>(&self, line: &'l [u8], framing: Framing) -> Result<LogEvent<'l>, NotASyn> {
         let message = line::message(line, framing)?;
         if let Some(text) = message.strip_prefix(self.own.came_in_prefix.as_bytes()) {
-            return line::came_in(text).map(Said::CameIn);
+            return line::came_in(text).map(LogEvent::NewConnection);
         }
         let own = message.strip_prefix(self.own.knock_prefix.as_bytes());
         let text = own.or_else(|| message.strip_prefix(self.firewall.as_bytes()));
-        line::packet(text.ok_or(NotASyn::OtherPrefix)?).map(Said::Syn)
+        line::packet(text.ok_or(NotASyn::OtherPrefix)?).map(LogEvent::Syn)
     }
 }
 
@@ -52,18 +52,18 @@ mod tests {
     const ACK: &str = "IN=eth0 OUT= MAC= SRC=192.0.2.7 DST=198.51.100.1 LEN=52 TOS=0x00 PREC=0x00 TTL=64 ID=8 DF \
                        PROTO=TCP SPT=40001 DPT=22 WINDOW=502 RES=0x00 ACK URGP=0 ";
 
-    fn read<'l>(line: &'l str, prefixes: &Prefixes) -> Result<Said<'l>, NotASyn> {
+    fn read<'l>(line: &'l str, prefixes: &LogPrefixes) -> Result<LogEvent<'l>, NotASyn> {
         prefixes.read(line.as_bytes(), Framing::Kmsg)
     }
 
-    fn prefixes() -> Prefixes {
+    fn prefixes() -> LogPrefixes {
         let own = LogRules {
             knock_prefix: "KNOCK 1f3a9c2e ".into(),
             came_in_prefix: "KNOCK-IN 1f3a9c2e ".into(),
             per_second: 1,
             burst: 1,
         };
-        Prefixes::new(own, "REJECT ".into(), true)
+        LogPrefixes::new(own, "REJECT ".into(), true)
     }
 
     #[test]
@@ -74,8 +74,8 @@ mod tests {
             let text = if is_syn { SYN } else { ACK };
             let line = format!("7,900,923993648,-;{prefix}{text}");
             match read(&line, &prefixes()).unwrap() {
-                Said::Syn(syn) => assert!(is_syn && syn.destination_port == 666),
-                Said::CameIn(came) => {
+                LogEvent::Syn(syn) => assert!(is_syn && syn.destination_port == 666),
+                LogEvent::NewConnection(came) => {
                     assert!(!is_syn);
                     assert_eq!((came.source, came.port), ([192, 0, 2, 7].into(), 22));
                 }

@@ -12,14 +12,14 @@ const WATCHED: usize = 1024;
 
 /// The numbers in the kernel's set.
 #[derive(Debug, Default)]
-pub(super) struct Expected {
+pub(super) struct ExpectedSequences {
     /// Sorted; a number stands here once for each knock that has it.
     numbers: Vec<u32>,
     /// How often a number was logged and opened nothing.
     logged: HashMap<u32, u8>,
 }
 
-impl Expected {
+impl ExpectedSequences {
     /// All at once, at the start: in any order, and some of them twice.
     pub(super) fn new(mut numbers: Vec<u32>) -> Self {
         numbers.sort_unstable();
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_number_that_two_knocks_share_stays_until_both_are_gone() {
-        let mut expected = Expected::new(vec![7, 3, 5, 7]);
+        let mut expected = ExpectedSequences::new(vec![7, 3, 5, 7]);
         assert_eq!(expected.all(), [3, 5, 7]);
         assert_eq!(expected.remove(vec![7]), Vec::<u32>::new());
         assert_eq!(expected.remove(vec![7, 3]), [7, 3]);
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn what_is_logged_again_and_again_is_logged_no_more() {
-        let mut expected = Expected::default();
+        let mut expected = ExpectedSequences::default();
         let dropped: Vec<_> = (1..=20).filter(|_| expected.was_logged(7)).collect();
         assert_eq!(dropped, [8]);
         for number in 0..100_000 {

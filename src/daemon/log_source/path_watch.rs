@@ -1,13 +1,13 @@
 //! Being told by the kernel that something happened to the log, and nothing else: two threads and a descriptor that
 //! becomes readable.
 //!
-//! Owns what is watched, which of notify's events concern the log, and the bell that they ring. Reads no log and opens
+//! Owns what is watched, which of notify's events concern the log, and the wakeup that they ring. Reads no log and opens
 //! no file.
 //!
 //! notify's thread takes orders only when it has read the kernel's events to their end, which it never does while
 //! somebody writes fast enough in a directory that it watches. So the orders are given by a thread of their own, the
 //! keeper: it may wait for as long as that lasts, and reading the log does not. What is not watched yet meanwhile is
-//! looked at when it is, and until then the flood itself rings the bell.
+//! looked at when it is, and until then the flood itself rings the wakeup.
 
 #![forbid(unsafe_code)]
 
@@ -24,7 +24,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use notify::event::ModifyKind;
 use notify::{Event, EventKind, INotifyWatcher, RecursiveMode, Watcher};
 
-use super::trail::Trail;
+use super::resolved_path::ResolvedPath;
 
 /// Something was written, or there is more to read.
 pub(super) const WRITTEN: u8 = 1;
@@ -34,7 +34,7 @@ pub(super) const CHANGED: u8 = 2;
 /// The way is watched as it leads now: what is at its end may have changed before it was.
 pub(super) const WATCHED: u8 = 4;
 
-/// A walk that does not come to rest is not repeated for ever: each change rings the bell again anyway.
+/// A walk that does not come to rest is not repeated for ever: each change rings the wakeup again anyway.
 const MOST_WALKS: usize = 8;
 
 /// The names of our own open files: they lead to a file wherever it is moved.
@@ -46,19 +46,19 @@ pub(super) struct NotWatched(pub(super) PathBuf, pub(super) String);
 
 /// What the three threads share.
 #[derive(Debug)]
-struct Bell {
-    /// What happened since the bell was last answered; it rings at the first thing only.
+struct Wakeup {
+    /// What happened since the wakeup was last answered; it rings at the first thing only.
     news: AtomicU8,
     descriptor: EventFd,
     /// What notify's thread compares events with.
-    trail: Mutex<Trail>,
+    trail: Mutex<ResolvedPath>,
     /// To be reported.
     not_watched: Mutex<Vec<NotWatched>>,
     /// The keeper has an order to watch everything afresh that it has not begun with.
     ordered: AtomicBool,
 }
 
-impl Bell {
+impl Wakeup {
     fn ring(&self, news: u8) {
         if self.news.fetch_or(news, Ordering::AcqRel) == 0 {
             // The counter cannot overflow: it is 1 at most until it is answered.
@@ -91,7 +91,7 @@ impl Bell {
 }
 
 /// What the keeper is to do, one after the other.
-enum Order {
+enum WatchOrder {
     /// Watch the way to the log as it leads now, and these open files.
     All(Vec<RawFd>),
     /// Watch an open file.
@@ -102,117 +102,117 @@ enum Order {
 
 /// Watches the way to a log, and open files.
 #[derive(Debug)]
-pub(super) struct Watch {
-    bell: Arc<Bell>,
-    orders: Sender<Order>,
+pub(super) struct PathWatch {
+    wakeup: Arc<Wakeup>,
+    orders: Sender<WatchOrder>,
 }
 
-impl Watch {
+impl PathWatch {
     /// Starts both threads and returns when both run, so that a system call filter set after that need not allow what
-    /// a thread does at its start. The bell rings at once: there is a first look to take.
+    /// a thread does at its start. The wakeup rings at once: there is a first look to take.
     pub(super) fn start(log: &Path) -> Result<Self, String> {
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
-        let bell = Arc::new(Bell {
+        let wakeup = Arc::new(Wakeup {
             news: AtomicU8::new(0),
             descriptor: EventFd::from_flags(flags).map_err(|error| error.to_string())?,
             trail: Mutex::default(),
             not_watched: Mutex::default(),
             ordered: AtomicBool::new(false),
         });
-        let theirs = Arc::clone(&bell);
+        let theirs = Arc::clone(&wakeup);
         let handler = move |event| theirs.notice(event);
         let watcher = INotifyWatcher::new(handler, notify::Config::default())
             .map_err(|error| error.to_string())?;
         let keeper =
-            Keeper { watcher, bell: Arc::clone(&bell), log: log.to_owned(), failed: Vec::new() };
+            WatchThread { watcher, wakeup: Arc::clone(&wakeup), log: log.to_owned(), failed: Vec::new() };
         let (orders, received) = mpsc::channel();
         let thread = thread::Builder::new().name("log watch keeper".into());
         let (running, wait) = mpsc::channel();
         let keep = move || keeper.keep(&running, &received);
         thread.spawn(keep).map_err(|error| error.to_string())?;
         wait.recv().map_err(|error| error.to_string())?;
-        bell.ring(CHANGED);
-        Ok(Self { bell, orders })
+        wakeup.ring(CHANGED);
+        Ok(Self { wakeup, orders })
     }
 
-    /// Silences the bell and says what it rang for.
+    /// Silences the wakeup and says what it rang for.
     pub(super) fn answer(&self) -> io::Result<u8> {
-        match self.bell.descriptor.read() {
-            Ok(_) | Err(Errno::EAGAIN) => Ok(self.bell.news.swap(0, Ordering::AcqRel)),
+        match self.wakeup.descriptor.read() {
+            Ok(_) | Err(Errno::EAGAIN) => Ok(self.wakeup.news.swap(0, Ordering::AcqRel)),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Rings for ourselves: there is more to read.
     pub(super) fn again(&self) {
-        self.bell.ring(WRITTEN);
+        self.wakeup.ring(WRITTEN);
     }
 
-    /// Watches everything afresh; the bell rings when that is done.
+    /// Watches everything afresh; the wakeup rings when that is done.
     pub(super) fn refresh(&self, open: impl Iterator<Item = RawFd>) -> io::Result<()> {
-        if self.bell.ordered.swap(true, Ordering::AcqRel) {
+        if self.wakeup.ordered.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        self.order(Order::All(open.collect()))
+        self.order(WatchOrder::All(open.collect()))
     }
 
-    /// Watches an open file, wherever it is moved to; the bell rings when that is done.
+    /// Watches an open file, wherever it is moved to; the wakeup rings when that is done.
     pub(super) fn open(&self, descriptor: RawFd) -> io::Result<()> {
-        self.order(Order::Open(descriptor))
+        self.order(WatchOrder::Open(descriptor))
     }
 
     /// Watches a file no more and closes it.
     pub(super) fn close(&self, file: File) -> io::Result<()> {
-        self.order(Order::Close(file))
+        self.order(WatchOrder::Close(file))
     }
 
     /// What has turned out since this was last asked not to be watched.
     pub(super) fn not_watched(&self) -> Vec<NotWatched> {
-        std::mem::take(&mut *locked(&self.bell.not_watched))
+        std::mem::take(&mut *locked(&self.wakeup.not_watched))
     }
 
-    fn order(&self, order: Order) -> io::Result<()> {
+    fn order(&self, order: WatchOrder) -> io::Result<()> {
         self.orders
             .send(order)
             .map_err(|_| io::Error::other("the threads that watch it have ended"))
     }
 }
 
-impl AsFd for Watch {
+impl AsFd for PathWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.bell.descriptor.as_fd()
+        self.wakeup.descriptor.as_fd()
     }
 }
 
 /// Gives notify its orders, on a thread that may wait for it.
-struct Keeper {
+struct WatchThread {
     watcher: INotifyWatcher,
-    bell: Arc<Bell>,
+    wakeup: Arc<Wakeup>,
     log: PathBuf,
     /// What could not be watched the last time; each is reported once.
     failed: Vec<PathBuf>,
 }
 
-impl Keeper {
-    fn keep(mut self, running: &Sender<()>, orders: &Receiver<Order>) {
+impl WatchThread {
+    fn keep(mut self, running: &Sender<()>, orders: &Receiver<WatchOrder>) {
         // notify's thread runs when it has answered anything.
         let _ = self.watcher.unwatch(Path::new(OPEN_FILES));
         let _ = running.send(());
         for order in orders {
             match order {
-                Order::All(open) => {
-                    self.bell.ordered.store(false, Ordering::Release);
+                WatchOrder::All(open) => {
+                    self.wakeup.ordered.store(false, Ordering::Release);
                     for descriptor in open {
                         self.watch_open(descriptor);
                     }
                     self.follow();
-                    self.bell.ring(WATCHED);
+                    self.wakeup.ring(WATCHED);
                 }
-                Order::Open(descriptor) => {
+                WatchOrder::Open(descriptor) => {
                     self.watch_open(descriptor);
-                    self.bell.ring(WRITTEN);
+                    self.wakeup.ring(WRITTEN);
                 }
-                Order::Close(file) => {
+                WatchOrder::Close(file) => {
                     let _ = self.watcher.unwatch(&name_of(file.as_raw_fd()));
                 }
             }
@@ -227,11 +227,11 @@ impl Keeper {
     fn follow(&mut self) {
         let mut watched = None;
         for _ in 0..MOST_WALKS {
-            let trail = Trail::of(&self.log);
+            let trail = ResolvedPath::of(&self.log);
             if watched.as_ref() == Some(&trail) {
                 break;
             }
-            let before = std::mem::replace(&mut *locked(&self.bell.trail), trail.clone());
+            let before = std::mem::replace(&mut *locked(&self.wakeup.trail), trail.clone());
             for gone in before.directories.iter().filter(|known| !trail.directories.contains(known))
             {
                 let _ = self.watcher.unwatch(gone);
@@ -256,7 +256,7 @@ impl Keeper {
             (Err(mut error), None) => {
                 self.failed.push(path.to_owned());
                 error.paths.clear(); // it would name them, as we do
-                locked(&self.bell.not_watched)
+                locked(&self.wakeup.not_watched)
                     .push(NotWatched(shown.to_owned(), error.to_string()));
             }
             (Ok(()), None) | (Err(_), Some(_)) => {}

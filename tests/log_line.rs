@@ -10,7 +10,7 @@
     reason = "clippy does not see that a harness for tests is a test: what cannot go on stops"
 )]
 
-use knockknock::daemon::line::{Framing, NotASyn, parse};
+use knockknock::daemon::kernel_log_line::{Framing, NotASyn, parse};
 use knockknock::syn::LoggedSyn;
 
 const TRADITIONAL: &str = include_str!("vectors/kernel-log/rsyslog-traditional.log");
@@ -536,7 +536,7 @@ fn any_bytes_are_read_without_a_panic() {
 fn what_a_process_writes_to_the_kernels_log_is_not_taken_for_the_kernels() {
     use std::io::Write;
 
-    use knockknock::daemon::source::{Choice, Opened, PortSet};
+    use knockknock::daemon::log_source::{Choice, Opened, PortSet};
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     let Ok(mut device) = std::fs::OpenOptions::new().write(true).open("/dev/kmsg") else {

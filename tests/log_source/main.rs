@@ -22,7 +22,7 @@ use harness::{
     Follower, Mode, Writer, all, append, assert_same, line, logrotate, number, numbers_in,
     wait_until,
 };
-use knockknock::daemon::source::{Choice, Opened, PortSet, Report, Source, SourceError};
+use knockknock::daemon::log_source::{Choice, Opened, PortSet, Report, Source, SourceError};
 use tempfile::TempDir;
 
 /// How many lines are written between two happenings: a tenth of a second's.

@@ -14,7 +14,7 @@ const MOST_LINKS: usize = 40;
 
 /// One path, as it leads now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Trail {
+pub(super) struct ResolvedPath {
     /// The directories to watch, by their real names.
     ///
     /// Each tells when it is itself moved or deleted, so the root is watched only where something to come and go stands
@@ -26,7 +26,7 @@ pub(super) struct Trail {
     pub(super) file: PathBuf,
 }
 
-impl Trail {
+impl ResolvedPath {
     /// Walks an absolute path.
     pub(super) fn of(path: &Path) -> Self {
         let root = PathBuf::from("/");
@@ -98,7 +98,7 @@ mod tests {
         let here = directory.path().canonicalize().unwrap();
         std::fs::create_dir_all(here.join("real/log")).unwrap();
         symlink("real", here.join("link")).unwrap();
-        let trail = Trail::of(&here.join("link/log/kern.log"));
+        let trail = ResolvedPath::of(&here.join("link/log/kern.log"));
         for watched in ["", "real", "real/log"] {
             assert!(trail.directories.contains(&here.join(watched)), "{watched:?} of {trail:?}");
         }
@@ -108,7 +108,7 @@ mod tests {
         }
         assert_eq!(trail.file, here.join("real/log/kern.log"));
         assert_eq!(
-            Trail::of(Path::new("/no-such-directory/kern.log")).directories,
+            ResolvedPath::of(Path::new("/no-such-directory/kern.log")).directories,
             [Path::new("/")]
         );
     }
@@ -119,7 +119,7 @@ mod tests {
         let here = directory.path().canonicalize().unwrap();
         symlink("b", here.join("a")).unwrap();
         symlink("a", here.join("b")).unwrap();
-        let trail = Trail::of(&here.join("a"));
+        let trail = ResolvedPath::of(&here.join("a"));
         assert!(trail.directories.contains(&here));
         assert!(trail.names.contains(&here.join("a")) && trail.names.contains(&here.join("b")));
     }

@@ -5,14 +5,14 @@
 
 use std::fmt;
 
-use super::line::NotASyn;
+use super::kernel_log_line::NotASyn;
 
 /// So many lines in a row, from the first one on, are no accident.
 const ENOUGH: u8 = 10;
 
 /// What has been told of the lines that could not be read.
 #[derive(Debug, Default)]
-pub(super) struct Unread {
+pub(super) struct UnreadableLines {
     /// What is wrong with every line: once is enough.
     told_of: Vec<NotASyn>,
     /// Whether a line was a kernel's line about a packet, so that the log is what it should be.
@@ -31,7 +31,7 @@ pub(super) enum Verdict {
     Detail(NotASyn),
 }
 
-impl Unread {
+impl UnreadableLines {
     /// A line told of a packet.
     pub(super) fn understood(&mut self) {
         self.understood = true;
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_log_in_which_nothing_is_understood_is_told_of_once() {
-        let mut unread = Unread::default();
+        let mut unread = UnreadableLines::default();
         for nth in 1..=100 {
             let expected = if nth == 10 {
                 Verdict::NothingUnderstood(BROKEN)
@@ -98,11 +98,11 @@ mod tests {
 
     #[test]
     fn one_line_that_is_understood_is_enough() {
-        let heard: [fn(&mut Unread); 2] = [Unread::understood, |unread| {
+        let heard: [fn(&mut UnreadableLines); 2] = [UnreadableLines::understood, |unread| {
             unread.judge(NotASyn::OtherFlags);
         }];
         for heard in heard {
-            let mut unread = Unread::default();
+            let mut unread = UnreadableLines::default();
             heard(&mut unread);
             assert!((0..100).all(|_| unread.judge(BROKEN) == Verdict::Detail(BROKEN)));
         }
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_every_line_is_told_of_by_its_name_and_once() {
-        let mut unread = Unread::default();
+        let mut unread = UnreadableLines::default();
         let told: Vec<_> = (0..100).map(|_| unread.judge(NotASyn::OtherPrefix)).collect();
         assert_eq!(told[0], Verdict::Event(NotASyn::OtherPrefix));
         assert!(told[1..].iter().all(|told| *told == Verdict::Detail(NotASyn::OtherPrefix)));

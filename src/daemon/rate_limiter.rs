@@ -10,12 +10,12 @@ const BURST: Duration = Duration::from_secs(1);
 
 /// Pays out one thing. A fresh one has its whole burst.
 #[derive(Debug, Default)]
-pub(super) struct Meter {
+pub(super) struct RateLimiter {
     /// When everything that was taken is paid for; before a burst ago: nothing is owed.
     paid_at: Option<Instant>,
 }
 
-impl Meter {
+impl RateLimiter {
     /// Whether more may be taken at `now`.
     pub(super) fn may(&self, now: Instant) -> bool {
         self.paid_at.is_none_or(|paid_at| paid_at <= now + BURST)
@@ -35,7 +35,7 @@ mod tests {
     #[test]
     fn after_its_burst_a_meter_gives_what_time_pays_for() {
         let start = Instant::now();
-        let mut meter = Meter::default();
+        let mut meter = RateLimiter::default();
         let mut taken = 0;
         for tick in 0..10_000 {
             let now = start + Duration::from_millis(tick);
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn however_dear_a_thing_is_it_is_to_be_had_once_a_second() {
         let start = Instant::now();
-        let mut meter = Meter::default();
+        let mut meter = RateLimiter::default();
         for second in 0..10 {
             let now = start + Duration::from_secs(second);
             assert!(meter.may(now));

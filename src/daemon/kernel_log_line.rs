@@ -1,6 +1,6 @@
 //! One line of the kernel's log -> the SYN that it tells of, or why it tells of none.
 //!
-//! Owns the grammar of the lines that Linux prints for a logged packet (`net/netfilter/nf_log_syslog.c`); `head` has that of
+//! Owns the grammar of the lines that Linux prints for a logged packet (`net/netfilter/nf_log_syslog.c`); `header` has that of
 //! what is put before them on the way, by a log program or by `/dev/kmsg`.
 //! Never searches a line for a field. The grammar is walked from the first byte in the kernel's own order, so no host
 //! name, interface name, quoted packet or other text can stand in for a field of the packet that was refused.
@@ -9,7 +9,7 @@
 
 #![forbid(unsafe_code)]
 
-mod head;
+mod header;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -96,8 +96,8 @@ pub fn parse<'l>(
 /// The kernel's message in a line.
 pub(super) fn message(line: &[u8], framing: Framing) -> Result<&[u8], NotASyn> {
     match framing {
-        Framing::Syslog => head::syslog_message(line),
-        Framing::Kmsg => head::kmsg_message(line),
+        Framing::Syslog => header::syslog_message(line),
+        Framing::Kmsg => header::kmsg_message(line),
         Framing::Journal => line.strip_prefix(b"MESSAGE=").ok_or(NotASyn::Framing),
     }
 }
@@ -108,14 +108,14 @@ pub(super) fn packet(text: &[u8]) -> Result<LoggedSyn<'_>, NotASyn> {
 }
 
 /// A packet of a TCP connection that came in through a grant: its text behind the prefix. Its flags do not matter.
-pub(super) fn came_in(text: &[u8]) -> Result<CameIn, NotASyn> {
-    let Ends { source, destination, destination_port, .. } = Rest(text).ends()?;
-    Ok(CameIn { source, destination, port: destination_port })
+pub(super) fn came_in(text: &[u8]) -> Result<NewConnection, NotASyn> {
+    let Endpoints { source, destination, destination_port, .. } = Rest(text).ends()?;
+    Ok(NewConnection { source, destination, port: destination_port })
 }
 
 /// Whose connection came in, and where to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct CameIn {
+pub(super) struct NewConnection {
     /// The client.
     pub(super) source: IpAddr,
     /// The address of this host.
@@ -125,7 +125,7 @@ pub(super) struct CameIn {
 }
 
 /// Both ends of a packet.
-struct Ends {
+struct Endpoints {
     source: IpAddr,
     destination: IpAddr,
     source_port: u16,
@@ -148,7 +148,7 @@ struct Rest<'l>(&'l [u8]);
 impl<'l> Rest<'l> {
     /// A SYN's fields, to the end of the line.
     fn packet(mut self) -> Result<LoggedSyn<'l>, NotASyn> {
-        let Ends { source, destination, source_port, destination_port, id } = self.ends()?;
+        let Endpoints { source, destination, source_port, destination_port, id } = self.ends()?;
         if self.0.starts_with(b"WINDOW=") {
             return Err(NotASyn::NoSequence);
         }
@@ -167,7 +167,7 @@ impl<'l> Rest<'l> {
     }
 
     /// A TCP packet's fields up to its ports, in the order in which `nf_log_syslog.c` prints them.
-    fn ends(&mut self) -> Result<Ends, NotASyn> {
+    fn ends(&mut self) -> Result<Endpoints, NotASyn> {
         self.named(b"IN=").ok_or(NotASyn::Malformed("IN="))?;
         self.named(b"OUT=").ok_or(NotASyn::Malformed("OUT="))?;
         self.named(b"PHYSIN=");
@@ -190,7 +190,7 @@ impl<'l> Rest<'l> {
         }
         let source_port = self.number(b"SPT=").ok_or(NotASyn::Malformed("SPT="))?;
         let destination_port = self.number(b"DPT=").ok_or(NotASyn::Malformed("DPT="))?;
-        Ok(Ends { source, destination, source_port, destination_port, id })
+        Ok(Endpoints { source, destination, source_port, destination_port, id })
     }
 
     /// `MAC=…` (perhaps empty), or `MACSRC=… MACDST=… [VPROTO=… VID=…] MACPROTO=…`; a packet of our own has neither.

@@ -4,12 +4,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::line::CameIn;
+use super::kernel_log_line::NewConnection;
 use crate::privileged::{Protocol, Request};
 
 /// One address and port that is open, for as many connections as there were knocks.
 #[derive(Debug)]
-pub(super) struct Opening {
+pub(super) struct OpenGrant {
     /// What the helper was asked for, as last renewed.
     pub(super) request: Request,
     /// Whose knocks they were, and where.
@@ -21,7 +21,7 @@ pub(super) struct Opening {
     came: u32,
 }
 
-impl Opening {
+impl OpenGrant {
     fn ends(&self) -> Instant {
         self.since + Duration::from_secs(self.request.seconds.into())
     }
@@ -35,7 +35,7 @@ impl Opening {
 
 /// A connection that came in through an opening.
 #[derive(Debug)]
-pub(super) struct Arrival {
+pub(super) struct GrantUse {
     /// Whose knock it was, and where.
     pub(super) profile: String,
     pub(super) knock_port: u16,
@@ -49,9 +49,9 @@ pub(super) struct Arrival {
 
 /// Everything that is open.
 #[derive(Debug, Default)]
-pub(super) struct Openings(Vec<Opening>);
+pub(super) struct OpenGrants(Vec<OpenGrant>);
 
-impl Openings {
+impl OpenGrants {
     /// The helper has opened, or renewed.
     pub(super) fn opened(
         &mut self,
@@ -65,12 +65,12 @@ impl Openings {
             open.knocks += 1;
         } else {
             let (request, profile) = (*request, profile.to_owned());
-            self.0.push(Opening { request, profile, knock_port, since: now, knocks: 1, came: 0 });
+            self.0.push(OpenGrant { request, profile, knock_port, since: now, knocks: 1, came: 0 });
         }
     }
 
     /// The kernel says that a connection stands. None: it is through no opening of ours, or that is over.
-    pub(super) fn came_in(&mut self, line: CameIn, now: Instant) -> Option<Arrival> {
+    pub(super) fn came_in(&mut self, line: NewConnection, now: Instant) -> Option<GrantUse> {
         let place = self.0.iter().position(|open| {
             let Request { address, destination, protocol, port, .. } = open.request;
             protocol == Protocol::Tcp
@@ -78,7 +78,7 @@ impl Openings {
         })?;
         let open = self.0.get_mut(place)?;
         open.came += 1;
-        let arrival = Arrival {
+        let arrival = GrantUse {
             profile: open.profile.clone(),
             knock_port: open.knock_port,
             request: open.request,
@@ -92,17 +92,17 @@ impl Openings {
     }
 
     /// Those whose time is over.
-    pub(super) fn over(&mut self, now: Instant) -> Vec<Opening> {
+    pub(super) fn over(&mut self, now: Instant) -> Vec<OpenGrant> {
         self.0.extract_if(.., |open| open.ends() <= now).collect()
     }
 
     /// When the next one's time is over.
     pub(super) fn next_end(&self) -> Option<Instant> {
-        self.0.iter().map(Opening::ends).min()
+        self.0.iter().map(OpenGrant::ends).min()
     }
 }
 
-impl Opening {
+impl OpenGrant {
     /// Whether nobody came in. Of UDP nothing tells.
     pub(super) fn was_not_used(&self) -> bool {
         self.came == 0 && self.request.protocol == Protocol::Tcp
@@ -125,14 +125,14 @@ mod tests {
         }
     }
 
-    fn line(host: u8, port: u16) -> CameIn {
+    fn line(host: u8, port: u16) -> NewConnection {
         let Request { address, destination, .. } = request(host, port);
-        CameIn { source: address, destination, port }
+        NewConnection { source: address, destination, port }
     }
 
     #[test]
     fn the_door_shuts_behind_as_many_as_knocked() {
-        let (mut openings, now) = (Openings::default(), Instant::now());
+        let (mut openings, now) = (OpenGrants::default(), Instant::now());
         openings.opened("laptop", 666, &request(7, 22), now);
         openings.opened("phone", 667, &request(7, 22), now + Duration::from_secs(2));
         assert!(openings.came_in(line(8, 22), now).is_none(), "another address");
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn what_nobody_used_is_told_of_when_its_time_is_over() {
-        let (mut openings, now) = (Openings::default(), Instant::now());
+        let (mut openings, now) = (OpenGrants::default(), Instant::now());
         openings.opened("laptop", 666, &request(7, 22), now);
         openings.opened("laptop", 666, &request(7, 80), now + Duration::from_secs(1));
         assert_eq!(openings.next_end(), Some(now + Duration::from_secs(10)));

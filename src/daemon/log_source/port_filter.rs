@@ -1,7 +1,7 @@
 //! The knock ports, and the search of a whole chunk of log for lines about them.
 //!
 //! Owns the decision that a line is not for us, which has to be cheap: a flood of junk lines costs this search and
-//! nothing else. It reads one field of a line and believes nothing; [`crate::daemon::line`] decides what a line is.
+//! nothing else. It reads one field of a line and believes nothing; [`crate::daemon::kernel_log_line`] decides what a line is.
 
 #![forbid(unsafe_code)]
 

@@ -18,11 +18,11 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Group};
 
-use super::copies::unread_rest;
-use super::ports::{PortSet, wanted_lines};
+use super::copytruncate::unread_rest;
+use super::port_filter::{PortSet, wanted_lines};
 use super::tail::{self, Identity, LONGEST_LINE, Step, Tail};
-use super::trail::Trail;
-use super::watch::{CHANGED, NotWatched, WATCHED, Watch};
+use super::resolved_path::ResolvedPath;
+use super::path_watch::{CHANGED, NotWatched, WATCHED, PathWatch};
 use super::{Report, SourceError};
 
 /// Files that are read at once: the one at the path and some that were there before it.
@@ -98,7 +98,7 @@ impl OpenedFile {
     /// Where the path leads, links resolved: to the file, or to the first thing on the way that is missing.
     #[must_use]
     pub fn leads_to(&self) -> PathBuf {
-        Trail::of(&self.path).file
+        ResolvedPath::of(&self.path).file
     }
 
     /// The group that reading the log takes: the unprivileged side needs it when the log is rotated.
@@ -109,7 +109,7 @@ impl OpenedFile {
 
     /// Starts to watch.
     pub fn watch(self) -> Result<FileLog, SourceError> {
-        let watch = Watch::start(&self.path)
+        let watch = PathWatch::start(&self.path)
             .map_err(|error| SourceError::Watch(self.path.clone(), error))?;
         Ok(FileLog {
             path: self.path,
@@ -131,7 +131,7 @@ pub struct FileLog {
     root: OwnedFd,
     group: Option<Gid>,
     group_name: Option<String>,
-    watch: Watch,
+    watch: PathWatch,
     /// What was last reported to be at the path in place of a file that can be read.
     trouble: Option<Report>,
     /// Oldest first. The last one is at the path, or was the last to be there.
@@ -268,7 +268,7 @@ impl FileLog {
     fn truncated(&mut self, at: usize, reports: &mut Vec<Report>) {
         let followed: Vec<Identity> = self.files.iter().map(Tail::identity).collect();
         let Some(tail) = self.files.get_mut(at) else { return };
-        let rest = unread_rest(self.root.as_fd(), &Trail::of(&self.path).file, tail, &followed);
+        let rest = unread_rest(self.root.as_fd(), &ResolvedPath::of(&self.path).file, tail, &followed);
         reports.push(Report::Truncated { path: self.path.clone(), from_copy: rest.is_some() });
         if let Err(error) = tail.restart() {
             reports.push(Report::Unreadable(self.path.clone(), error.to_string()));

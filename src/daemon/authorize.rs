@@ -1,17 +1,17 @@
-//! What a refused SYN means: the one function that reads as the story of a knock is [`Door::knock`].
+//! What a refused SYN means: the one function that reads as the story of a knock is [`Authorizer::knock`].
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::expected::Expected;
-use super::guest::{Again, Guest, Rules};
-use super::line::CameIn;
-use super::meter::Meter;
-use super::openings::{Arrival, Opening, Openings};
+use super::expected_sequences::ExpectedSequences;
+use super::profile_state::{Again, ProfileState, ProfileDefaults};
+use super::kernel_log_line::NewConnection;
+use super::rate_limiter::RateLimiter;
+use super::open_grants::{GrantUse, OpenGrant, OpenGrants};
 use super::outcome::Outcome;
-use super::source::PortSet;
-use super::wrong::{Kind, Tally, WrongKnocks};
+use super::log_source::PortSet;
+use super::rejected_knocks::{Kind, RejectedTally, RejectedKnocks};
 use crate::layout;
 use crate::layout::receiver::FAR;
 use crate::privileged::{Helper, HelperGone, Limits, MAX_EXPECTED, Reply, Request};
@@ -27,28 +27,28 @@ const MOST_PREPARED: usize = 64;
 
 /// Every profile that may knock, found by its knock port: what a log line costs does not grow with their number.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct Authorizer {
     ports: HashMap<u16, KnockPort>,
     /// The knock ports with wrong knocks to tell of: what a wake-up costs does not grow with the profiles either.
     untold: BTreeSet<u16>,
     limits: Limits,
     /// What is open, where the kernel tells what becomes of it.
-    openings: Openings,
-    means: Means,
+    openings: OpenGrants,
+    means: FirewallFeatures,
     /// The sequence numbers that the kernel logs, and how many counters of each profile they are. None: somebody else's
     /// firewall logs.
-    expected: Option<(Expected, u32)>,
+    expected: Option<(ExpectedSequences, u32)>,
     /// Looks far ahead, looks after remembered knocks, and looks behind, for all profiles.
-    far: Meter,
-    near: Meter,
-    behind: Meter,
+    far: RateLimiter,
+    near: RateLimiter,
+    behind: RateLimiter,
     /// How many profiles' looks are cheap.
     prepared: usize,
 }
 
 /// What the firewall of this host can do for us.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Means {
+pub(super) struct FirewallFeatures {
     /// Our own table logs the knocks.
     pub(super) logs: bool,
     /// It tells of connections that came in.
@@ -69,33 +69,33 @@ pub(super) struct Listening {
 /// A knock port and the profiles that knock on it: the MAC says which.
 #[derive(Debug, Default)]
 struct KnockPort {
-    guests: Vec<Guest>,
-    wrong: WrongKnocks,
+    guests: Vec<ProfileState>,
+    wrong: RejectedKnocks,
     /// The last one. Where a firewall logs too what our table has logged, it counts once.
     last_wrong: Option<(SynFields, IpAddr, u16)>,
-    far: Meter,
+    far: RateLimiter,
 }
 
-impl Door {
+impl Authorizer {
     /// Parses the profiles and looks at their counters. What is broken is left out and told of, so that one broken
     /// profile does not lock everybody out.
     #[must_use]
     pub(super) fn new(
         files: Vec<ProfileFiles>,
         limits: Limits,
-        rules: Rules,
-        means: Means,
+        rules: ProfileDefaults,
+        means: FirewallFeatures,
     ) -> (Self, Vec<ProfileError>) {
         let mut ports: HashMap<u16, KnockPort> = HashMap::with_capacity(files.len());
         let mut broken = Vec::new();
         for files in files {
-            match Guest::new(files, &limits, rules) {
+            match ProfileState::new(files, &limits, rules) {
                 Ok((port, guest)) => ports.entry(port).or_default().guests.push(guest),
                 Err(error) => broken.push(error),
             }
         }
-        let (far, near, behind) = <(Meter, Meter, Meter)>::default();
-        let (openings, untold) = (Openings::default(), BTreeSet::new());
+        let (far, near, behind) = <(RateLimiter, RateLimiter, RateLimiter)>::default();
+        let (openings, untold) = (OpenGrants::default(), BTreeSet::new());
         let door = Self {
             ports,
             untold,
@@ -143,8 +143,8 @@ impl Door {
         // Below the window there is no use in it.
         let counters = if room < window { 0 } else { room };
         let numbers = guests().flat_map(|guest| guest.sequences(guest.expected_from, counters));
-        let expected = Expected::new(numbers.collect());
-        let is_heard = |guest: &Guest| counters > 0 && guest.requests.is_some();
+        let expected = ExpectedSequences::new(numbers.collect());
+        let is_heard = |guest: &ProfileState| counters > 0 && guest.requests.is_some();
         let by_port = self.ports.iter().filter(|(_, port)| !port.guests.iter().all(is_heard));
         let mut ports: Vec<u16> = by_port.map(|(number, _)| *number).collect();
         ports.sort_unstable();
@@ -241,7 +241,7 @@ impl Door {
 
         let requests = match guest.policy.decide(&self.limits, syn, asked) {
             Ok(requests) => requests,
-            Err(refused) => return Ok(Outcome::Refused(profile, refused)),
+            Err(refused) => return Ok(Outcome::Denied(profile, refused)),
         };
         let open = |request| guest.open(request, helper, now);
         let mut outcomes = requests.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
@@ -287,10 +287,10 @@ impl Door {
     /// A connection through a grant stands. Behind the last one that was knocked for, the door is shut.
     pub(super) fn came_in(
         &mut self,
-        line: CameIn,
+        line: NewConnection,
         helper: &mut Helper,
         now: Instant,
-    ) -> Result<Option<Arrival>, HelperGone> {
+    ) -> Result<Option<GrantUse>, HelperGone> {
         let Some(arrival) = self.openings.came_in(line, now) else { return Ok(None) };
         if arrival.is_last {
             helper.ask_close(&arrival.request)?;
@@ -300,7 +300,7 @@ impl Door {
     }
 
     /// What is open no more by the kernel's clock.
-    pub(super) fn over(&mut self, now: Instant) -> Vec<Opening> {
+    pub(super) fn over(&mut self, now: Instant) -> Vec<OpenGrant> {
         self.openings.over(now)
     }
 
@@ -325,7 +325,7 @@ impl Door {
     }
 
     /// Wrong knocks that have not been told of and are due: the knock port and what to say.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<(u16, Tally)> {
+    pub(super) fn due(&mut self, now: Instant) -> Vec<(u16, RejectedTally)> {
         let mut due = Vec::new();
         self.untold.retain(|number| {
             let Some(port) = self.ports.get_mut(number) else { return false };
@@ -335,7 +335,7 @@ impl Door {
         due
     }
 
-    /// When [`Door::due`] or [`Door::over`] will next have something to say. None: not until something happens.
+    /// When [`Authorizer::due`] or [`Authorizer::over`] will next have something to say. None: not until something happens.
     #[must_use]
     pub(super) fn next_due(&self) -> Option<Instant> {
         let wrong = self.untold.iter().filter_map(|port| self.ports.get(port)?.wrong.next_due());
@@ -343,7 +343,7 @@ impl Door {
     }
 }
 
-impl Guest {
+impl ProfileState {
     /// Opens what `request` says, within the profile's quota.
     fn open(
         &mut self,
@@ -370,11 +370,11 @@ impl KnockPort {
     fn opening(
         &mut self,
         syn: &LoggedSyn<'_>,
-        near: &mut Meter,
+        near: &mut RateLimiter,
         now: Instant,
-    ) -> Option<(&mut Guest, layout::Request, u32)> {
+    ) -> Option<(&mut ProfileState, layout::Request, u32)> {
         let in_window =
-            |(at, guest): (usize, &Guest)| Some((at, guest.receiver.look(&syn.fields)?));
+            |(at, guest): (usize, &ProfileState)| Some((at, guest.receiver.look(&syn.fields)?));
         let mut found = self.guests.iter().enumerate().find_map(in_window);
         if found.is_none()
             && self.guests.iter().any(|guest| guest.receiver.has_remembered())
@@ -395,7 +395,7 @@ impl KnockPort {
     fn far_ahead(
         &mut self,
         syn: &LoggedSyn<'_>,
-        of_all: &mut Meter,
+        of_all: &mut RateLimiter,
         prepared: &mut usize,
         now: Instant,
     ) -> Option<(String, u32)> {
@@ -419,7 +419,7 @@ impl KnockPort {
     }
 
     /// Whether this knock was used, or passed over, not long ago.
-    fn is_behind(&self, syn: &LoggedSyn<'_>, behind: &mut Meter, now: Instant) -> bool {
+    fn is_behind(&self, syn: &LoggedSyn<'_>, behind: &mut RateLimiter, now: Instant) -> bool {
         if !behind.may(now) {
             return false;
         }

@@ -19,7 +19,7 @@ const HEARD: usize = 8;
 
 /// What of the config every profile has in common.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
+pub(super) struct ProfileDefaults {
     /// How long a grant lasts, in seconds.
     pub(super) seconds: u16,
     /// How many counters ahead are tried.
@@ -32,7 +32,7 @@ pub(super) struct Rules {
 
 /// A profile that may knock.
 #[derive(Debug)]
-pub(super) struct Guest {
+pub(super) struct ProfileState {
     pub(super) name: String,
     pub(super) receiver: Receiver,
     pub(super) policy: Policy,
@@ -55,19 +55,19 @@ pub(super) enum Again {
     Replayed,
 }
 
-impl Guest {
+impl ProfileState {
     /// The knock port of the profile in `files`, and the profile.
     pub(super) fn new(
         files: ProfileFiles,
         limits: &Limits,
-        rules: Rules,
+        rules: ProfileDefaults,
     ) -> Result<(u16, Self), ProfileError> {
         let config_path = files.dir().join("config");
         let (profile, counter) = files.parse()?;
         let allow = profile.config.allow.map(services).transpose();
         let allow =
             allow.map_err(|why| ProfileError::BadConfig(config_path, format!("allow: {why}")))?;
-        let Rules { seconds, spend, .. } = rules;
+        let ProfileDefaults { seconds, spend, .. } = rules;
         let policy = Policy { default_port: profile.config.port, allow, seconds, spend };
         let next = counter.read()?;
         let guest = Self {

@@ -14,9 +14,9 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use super::ports::{PortSet, wanted_lines};
+use super::port_filter::{PortSet, wanted_lines};
 use super::{Report, SourceError};
-use crate::daemon::line::kmsg_sequence;
+use crate::daemon::kernel_log_line::kmsg_sequence;
 
 /// The device.
 pub(super) const DEVICE: &str = "/dev/kmsg";

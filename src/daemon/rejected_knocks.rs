@@ -13,8 +13,8 @@ const MAX_SOURCES: usize = 16;
 
 /// The wrong knocks on one knock port since the last line about them.
 #[derive(Debug, Default)]
-pub(super) struct WrongKnocks {
-    tally: Tally,
+pub(super) struct RejectedKnocks {
+    tally: RejectedTally,
     quiet_until: Option<Instant>,
 }
 
@@ -29,15 +29,15 @@ pub(super) enum Kind {
 
 /// What a line about wrong knocks says.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(super) struct RejectedTally {
     total: u64,
     replayed: u64,
     sources: BTreeMap<IpAddr, u64>,
 }
 
-impl WrongKnocks {
+impl RejectedKnocks {
     /// Counts one. The first after a quiet minute is told of at once.
-    pub(super) fn count(&mut self, source: IpAddr, kind: Kind, now: Instant) -> Option<Tally> {
+    pub(super) fn count(&mut self, source: IpAddr, kind: Kind, now: Instant) -> Option<RejectedTally> {
         self.tally.total += 1;
         self.tally.replayed += u64::from(kind == Kind::Replayed);
         if self.tally.sources.len() < MAX_SOURCES || self.tally.sources.contains_key(&source) {
@@ -47,7 +47,7 @@ impl WrongKnocks {
     }
 
     /// What there is to tell, if a minute has passed since the last line.
-    pub(super) fn due(&mut self, now: Instant) -> Option<Tally> {
+    pub(super) fn due(&mut self, now: Instant) -> Option<RejectedTally> {
         if self.tally.total == 0 || self.quiet_until.is_some_and(|until| now < until) {
             return None;
         }
@@ -63,7 +63,7 @@ impl WrongKnocks {
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for RejectedTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} wrong knock{}", self.total, if self.total == 1 { "" } else { "s" })?;
         if self.replayed > 0 {
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn the_first_is_told_at_once_and_the_rest_of_the_minute_in_one_line() {
         let start = Instant::now();
-        let mut wrong = WrongKnocks::default();
+        let mut wrong = RejectedKnocks::default();
         let first = wrong.count(address(1), Kind::NoKeyFits, start).unwrap();
         assert_eq!(
             first.to_string(),
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn memory_does_not_grow_with_the_number_of_sources() {
         let start = Instant::now();
-        let mut wrong = WrongKnocks::default();
+        let mut wrong = RejectedKnocks::default();
         wrong.count(address(0), Kind::Replayed, start);
         for last in 0..=255 {
             wrong.count(address(last), Kind::Replayed, start);

@@ -1,19 +1,19 @@
 //! Where log lines come from: a file that rsyslog writes, or the kernel's own `/dev/kmsg`.
 //!
 //! Owns the choice between the two and what both have in common: a descriptor to wait for, and one bounded piece of
-//! reading at a time. Knows lines only as bytes ending in a newline; what a line says is [`crate::daemon::line`]'s.
+//! reading at a time. Knows lines only as bytes ending in a newline; what a line says is [`crate::daemon::kernel_log_line`]'s.
 //! Never waits, never polls, sets no timer.
 
 #![forbid(unsafe_code)]
 
-mod copies;
+mod copytruncate;
 mod error;
 mod file;
 mod kmsg;
-mod ports;
+mod path_watch;
+mod port_filter;
+mod resolved_path;
 mod tail;
-mod trail;
-mod watch;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -25,9 +25,9 @@ use std::time::{Duration, SystemTime};
 pub use error::{Report, SourceError};
 pub use file::{FileLog, OpenedFile, open_log};
 pub use kmsg::Kmsg;
-pub use ports::{PortSet, wanted_lines};
+pub use port_filter::{PortSet, wanted_lines};
 
-use crate::daemon::line::Framing;
+use crate::daemon::kernel_log_line::Framing;
 
 /// The log file of rsyslog's own configuration on Debian and its relatives.
 pub const DEFAULT_FILE: &str = "/var/log/kern.log";

@@ -11,31 +11,31 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
-use super::door::Door;
-use super::failure::Failure;
-use super::line::NotASyn;
-use super::outcome::{Outcome, Told};
-use super::said::{Prefixes, Said};
+use super::authorize::Authorizer;
+use super::error::DaemonError;
+use super::kernel_log_line::NotASyn;
+use super::outcome::{Outcome, OutcomeMessage};
+use super::log_event::{LogPrefixes, LogEvent};
 use super::say;
-use super::source::{PortSet, Source};
-use super::unread::{Unread, Verdict};
+use super::log_source::{PortSet, Source};
+use super::unreadable_lines::{UnreadableLines, Verdict};
 use crate::privileged::{Helper, Reply};
 use crate::syn::LoggedSyn;
 
 /// What the loop works with.
-pub(super) struct Watch {
+pub(super) struct EventLoop {
     pub(super) source: Source,
-    pub(super) door: Door,
+    pub(super) door: Authorizer,
     pub(super) helper: Helper,
     pub(super) signals: SignalFd,
-    pub(super) prefixes: Prefixes,
+    pub(super) prefixes: LogPrefixes,
     pub(super) verbose: bool,
-    pub(super) unread: Unread,
+    pub(super) unread: UnreadableLines,
 }
 
-impl Watch {
+impl EventLoop {
     /// Watches until a signal says stop. The helper's end, and a log that cannot be read any more, are failures.
-    pub(super) fn run(mut self) -> Result<(), Failure> {
+    pub(super) fn run(mut self) -> Result<(), DaemonError> {
         let wanted = self.door.wanted_ports();
         loop {
             let mut woken = self.wait()?;
@@ -45,7 +45,7 @@ impl Watch {
                 return Ok(());
             }
             if woken.helper_gone {
-                return Err(Failure::HelperGone(self.helper.end()));
+                return Err(DaemonError::HelperGone(self.helper.end()));
             }
             if woken.log {
                 self = self.read(&wanted)?;
@@ -58,7 +58,7 @@ impl Watch {
         }
     }
 
-    fn wait(&self) -> Result<Woken, Failure> {
+    fn wait(&self) -> Result<Woken, DaemonError> {
         let mut polled = [
             PollFd::new(self.source.fd(), PollFlags::POLLIN),
             PollFd::new(self.helper.fd(), PollFlags::POLLIN),
@@ -66,7 +66,7 @@ impl Watch {
         ];
         match poll(&mut polled, self.timeout()) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(why) => return Err(Failure::System("cannot wait for events", why.into())),
+            Err(why) => return Err(DaemonError::System("cannot wait for events", why.into())),
         }
         let [log, helper, signal] = polled.map(|fd| fd.any().unwrap_or(false));
         // The helper speaks only when it is asked, so anything on its pipe now is its end.
@@ -74,12 +74,12 @@ impl Watch {
     }
 
     /// Takes the signals that have come. A SIGHUP asks a daemon to read its config again, which this one cannot: it says so.
-    fn is_told_to_stop(&mut self, helper_gone: &mut bool) -> Result<bool, Failure> {
+    fn is_told_to_stop(&mut self, helper_gone: &mut bool) -> Result<bool, DaemonError> {
         let hangup = Signal::SIGHUP as u32;
         while let Some(signal) = self
             .signals
             .read_signal()
-            .map_err(|why| Failure::System("cannot read a signal", why.into()))?
+            .map_err(|why| DaemonError::System("cannot read a signal", why.into()))?
         {
             if signal.ssi_signo == Signal::SIGUSR1 as u32 {
                 match self.helper.ask_unguard() {
@@ -112,7 +112,7 @@ impl Watch {
 
     /// Reads what there is, up to a bound, so that a flood does not keep a signal waiting; what is left wakes the loop
     /// again.
-    fn read(mut self, wanted: &PortSet) -> Result<Self, Failure> {
+    fn read(mut self, wanted: &PortSet) -> Result<Self, DaemonError> {
         let Self { source, door, helper, prefixes, verbose, unread, .. } = &mut self;
         let framing = source.framing();
         let mut gone = None;
@@ -121,12 +121,12 @@ impl Watch {
                 return;
             }
             let done = match prefixes.read(bytes.trim_ascii_end(), framing) {
-                Ok(Said::Syn(syn)) => {
+                Ok(LogEvent::Syn(syn)) => {
                     unread.understood();
                     let outcome = door.knock(&syn, helper, Instant::now());
                     outcome.map(|outcome| say_outcome(*verbose, door, &syn, &outcome))
                 }
-                Ok(Said::CameIn(line)) => {
+                Ok(LogEvent::NewConnection(line)) => {
                     unread.understood();
                     let arrival = door.came_in(line, helper, Instant::now());
                     arrival.map(|arrival| arrival.into_iter().for_each(say::event))
@@ -146,25 +146,25 @@ impl Watch {
             };
             gone = done.err();
         });
-        for report in reports.map_err(Failure::Log)? {
+        for report in reports.map_err(DaemonError::Log)? {
             say::event(report);
         }
         if let Some(error) = gone {
             say::event(error);
-            return Err(Failure::HelperGone(self.helper.end()));
+            return Err(DaemonError::HelperGone(self.helper.end()));
         }
         Ok(self)
     }
 }
 
-fn say_outcome(verbose: bool, door: &Door, syn: &LoggedSyn<'_>, outcome: &Outcome) {
+fn say_outcome(verbose: bool, door: &Authorizer, syn: &LoggedSyn<'_>, outcome: &Outcome) {
     // What strangers cause at any rate costs not even the wording.
     if !verbose && matches!(outcome, Outcome::NoProfile | Outcome::Repeated | Outcome::Wrong(None))
     {
         return;
     }
     let profiles = &door.profile_names(syn.destination_port);
-    say::event(Told { outcome, source: syn.source, profiles });
+    say::event(OutcomeMessage { outcome, source: syn.source, profiles });
 }
 
 /// Why the loop went on.

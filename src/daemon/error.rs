@@ -7,13 +7,13 @@ use std::{fmt, io};
 
 use super::config::ConfigError;
 use super::sandbox::SandboxError;
-use super::source::SourceError;
+use super::log_source::SourceError;
 use crate::privileged::{DropError, Ended, FirewallError, HelperGone, Reply, SplitError};
 use crate::profile::NotRoots;
 
 /// Why the daemon does not start, or does not go on.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum DaemonError {
     /// Not started as root.
     NotRoot,
     /// An `--instance` that cannot be part of a file name and of a table's name.
@@ -58,14 +58,14 @@ pub(super) enum Failure {
     TrialIsOver,
 }
 
-impl Failure {
+impl DaemonError {
     /// 2 where the command line is wrong, else 1.
     pub(super) fn exit_code(&self) -> u8 {
         if matches!(self, Self::BadInstance(_)) { 2 } else { 1 }
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for DaemonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotRoot => {
@@ -112,4 +112,4 @@ impl fmt::Display for Failure {
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for DaemonError {}

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use knockknock::daemon::source::{Choice, Opened, PortSet, Report, Source};
+use knockknock::daemon::log_source::{Choice, Opened, PortSet, Report, Source};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Gid, Uid, geteuid, pipe, setfsgid, setfsuid};
 
