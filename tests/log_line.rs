@@ -10,7 +10,8 @@
     reason = "clippy does not see that a harness for tests is a test: what cannot go on stops"
 )]
 
-use knockknock::daemon::kernel_log_line::{Framing, NotASyn, parse};
+use knockknock::daemon::kernel_log_line::not_a_syn::NotASyn;
+use knockknock::daemon::kernel_log_line::{Framing, parse};
 use knockknock::syn::LoggedSyn;
 
 const TRADITIONAL: &str = include_str!("vectors/kernel-log/rsyslog-traditional.log");
@@ -536,7 +537,8 @@ fn any_bytes_are_read_without_a_panic() {
 fn what_a_process_writes_to_the_kernels_log_is_not_taken_for_the_kernels() {
     use std::io::Write;
 
-    use knockknock::daemon::log_source::{Choice, Opened, PortSet};
+    use knockknock::daemon::log_source::port_filter::{PortSet, wanted_lines};
+    use knockknock::daemon::log_source::{LogChoice, OpenedLog};
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     let Ok(mut device) = std::fs::OpenOptions::new().write(true).open("/dev/kmsg") else {
@@ -548,7 +550,7 @@ fn what_a_process_writes_to_the_kernels_log_is_not_taken_for_the_kernels() {
             return;
         }
     };
-    let mut source = Opened::open(&Choice::Kmsg).unwrap().watch().unwrap();
+    let mut source = OpenedLog::open(&LogChoice::Kmsg).unwrap().watch().unwrap();
     let wanted: PortSet = [65534].into_iter().collect();
     // <7> asks for facility 0, as the kernel's own records have it. Without the newline the kernel would keep the record
     // back until the next one (it could still be continued), and on a quiet machine that may never come.
@@ -559,12 +561,11 @@ fn what_a_process_writes_to_the_kernels_log_is_not_taken_for_the_kernels() {
     while record.is_none() {
         let mut ready = [PollFd::new(source.fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut ready, PollTimeout::from(60_000_u16)), Ok(1), "the record never came");
-        let mut keep = |bytes: &[u8]| {
-            if String::from_utf8_lossy(bytes).contains(&marker) {
-                record = Some(bytes.to_vec());
-            }
-        };
-        source.read(&wanted, &mut keep).unwrap();
+        while let Some(piece) = source.read().unwrap() {
+            let mut lines = wanted_lines(piece, &wanted);
+            let ours = lines.find(|line| String::from_utf8_lossy(line).contains(&marker));
+            record = record.or(ours.map(<[u8]>::to_vec));
+        }
     }
     assert_eq!(source.framing(), Framing::Kmsg);
     let record = record.unwrap();

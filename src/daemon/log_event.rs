@@ -1,8 +1,8 @@
-//! What a line of the log says to us: a SYN that may be a knock, or a connection that came in. OutcomeMessage by what it begins with.
+//! What a line of the log says to us: a SYN that may be a knock, or a connection through a grant. Told by its log prefix.
 
-#![forbid(unsafe_code)]
-
-use super::kernel_log_line::{self, NewConnection, Framing, NotASyn};
+use super::kernel_log_line::not_a_syn::NotASyn;
+use super::kernel_log_line::packet::{self, NewConnection};
+use super::kernel_log_line::{self, Framing};
 use crate::privileged::LogRules;
 use crate::syn::LoggedSyn;
 
@@ -14,7 +14,7 @@ pub(super) struct LogPrefixes {
     /// The firewall's log rule's.
     firewall: String,
     /// Whether our table logs the knocks. Then what is wrong with somebody else's lines does not matter.
-    pub(super) own_is_enough: bool,
+    pub(super) own_suffice: bool,
 }
 
 /// What a line says.
@@ -27,19 +27,19 @@ pub(super) enum LogEvent<'l> {
 }
 
 impl LogPrefixes {
-    pub(super) fn new(own: LogRules, firewall: String, own_is_enough: bool) -> Self {
-        Self { own, firewall, own_is_enough }
+    pub(super) fn new(own: LogRules, firewall: String, own_suffice: bool) -> Self {
+        Self { own, firewall, own_suffice }
     }
 
     /// Reads a line, without its newline.
     pub(super) fn read<'l>(&self, line: &'l [u8], framing: Framing) -> Result<LogEvent<'l>, NotASyn> {
-        let message = line::message(line, framing)?;
+        let message = kernel_log_line::message(line, framing)?;
         if let Some(text) = message.strip_prefix(self.own.came_in_prefix.as_bytes()) {
-            return line::came_in(text).map(LogEvent::NewConnection);
+            return packet::new_connection(text).map(LogEvent::NewConnection);
         }
         let own = message.strip_prefix(self.own.knock_prefix.as_bytes());
         let text = own.or_else(|| message.strip_prefix(self.firewall.as_bytes()));
-        line::packet(text.ok_or(NotASyn::OtherPrefix)?).map(LogEvent::Syn)
+        packet::syn(text.ok_or(NotASyn::OtherPrefix)?).map(LogEvent::Syn)
     }
 }
 
@@ -75,9 +75,9 @@ mod tests {
             let line = format!("7,900,923993648,-;{prefix}{text}");
             match read(&line, &prefixes()).unwrap() {
                 LogEvent::Syn(syn) => assert!(is_syn && syn.destination_port == 666),
-                LogEvent::NewConnection(came) => {
+                LogEvent::NewConnection(connection) => {
                     assert!(!is_syn);
-                    assert_eq!((came.source, came.port), ([192, 0, 2, 7].into(), 22));
+                    assert_eq!((connection.source, connection.port), ([192, 0, 2, 7].into(), 22));
                 }
             }
         }

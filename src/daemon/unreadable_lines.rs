@@ -1,14 +1,12 @@
 //! Lines about a knock port that tell of no knock, and which of them an admin must hear of without asking: where nobody's
 //! knock would ever be heard, the admin could not know why.
 
-#![forbid(unsafe_code)]
-
 use std::fmt;
 
-use super::kernel_log_line::NotASyn;
+use super::kernel_log_line::not_a_syn::NotASyn;
 
 /// So many lines in a row, from the first one on, are no accident.
-const ENOUGH: u8 = 10;
+const MAX_UNREADABLE: u8 = 10;
 
 /// What has been told of the lines that could not be read.
 #[derive(Debug, Default)]
@@ -51,12 +49,12 @@ impl UnreadableLines {
             NotTcp | Fragment | Incomplete | OtherFlags => self.understood = true,
             NoSequence | Framing | OtherPrefix | NotKernel | Malformed(_) => {}
         }
-        if self.understood || self.lines == ENOUGH {
+        if self.understood || self.lines == MAX_UNREADABLE {
             return Verdict::Detail(why);
         }
         self.lines += 1;
         // What was told of by its own name need not be told of again.
-        if self.lines == ENOUGH && !self.told_of.contains(&why) {
+        if self.lines == MAX_UNREADABLE && !self.told_of.contains(&why) {
             return Verdict::NothingUnderstood(why);
         }
         Verdict::Detail(why)
@@ -69,8 +67,8 @@ impl fmt::Display for Verdict {
             Self::Event(why) => why.fmt(f),
             Self::NothingUnderstood(why) => write!(
                 f,
-                "of the first {ENOUGH} lines about a knock port none was understood, so no knock would be heard; the last: \
-                 {why}; -v shows the reason for each"
+                "none of the first {MAX_UNREADABLE} lines about a knock port could be read (-v says why for each); the last: \
+                 {why}"
             ),
             Self::Detail(why) => write!(f, "not a knock: {why}"),
         }

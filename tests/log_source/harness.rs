@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use knockknock::daemon::log_source::{Choice, Opened, PortSet, Report, Source};
+use knockknock::daemon::log_source::error::Report;
+use knockknock::daemon::log_source::port_filter::{PortSet, wanted_lines};
+use knockknock::daemon::log_source::{LogChoice, LogSource, OpenedLog};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Gid, Uid, geteuid, pipe, setfsgid, setfsuid};
 
@@ -55,15 +57,16 @@ fn without_nuls(text: &[u8]) -> &[u8] {
     &text[text.iter().take_while(|byte| **byte == 0).count()..]
 }
 
+/// The lines that were read, and what was reported.
 #[derive(Default)]
-struct Heard {
-    lines: Vec<Vec<u8>>,
-    reports: Vec<Report>,
+pub(crate) struct Turn {
+    pub(crate) lines: Vec<Vec<u8>>,
+    pub(crate) reports: Vec<Report>,
 }
 
 /// A source that is read on its own thread, as the daemon reads it: waits for the descriptor, then reads a piece.
 pub(crate) struct Follower {
-    heard: Arc<Mutex<Heard>>,
+    heard: Arc<Mutex<Turn>>,
     stop: Option<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -79,8 +82,8 @@ impl Follower {
     }
 
     fn start_as(path: &Path, unprivileged: bool) -> Self {
-        let opened = Opened::open(&Choice::File(path.to_owned())).unwrap();
-        let heard = Arc::new(Mutex::new(Heard::default()));
+        let opened = OpenedLog::open(&LogChoice::File(path.to_owned())).unwrap();
+        let heard = Arc::new(Mutex::new(Turn::default()));
         let theirs = Arc::clone(&heard);
         let (stopped, stop) = pipe().unwrap();
         let (started, wait) = mpsc::channel();
@@ -151,8 +154,7 @@ impl Drop for Follower {
     }
 }
 
-fn follow(mut source: Source, stopped: &OwnedFd, heard: &Mutex<Heard>) {
-    let wanted: PortSet = [666].into_iter().collect();
+fn follow(mut source: LogSource, stopped: &OwnedFd, heard: &Mutex<Turn>) {
     loop {
         let mut ready = [
             PollFd::new(source.fd(), PollFlags::POLLIN),
@@ -162,12 +164,21 @@ fn follow(mut source: Source, stopped: &OwnedFd, heard: &Mutex<Heard>) {
         if ready[1].any().unwrap() {
             return;
         }
-        let mut lines = Vec::new();
-        let reports = source.read(&wanted, &mut |line| lines.push(line.to_vec())).unwrap();
+        let mut turn = read_turn(&mut source);
         let mut heard = heard.lock().unwrap();
-        heard.lines.append(&mut lines);
-        heard.reports.extend(reports);
+        heard.lines.append(&mut turn.lines);
+        heard.reports.append(&mut turn.reports);
     }
+}
+
+/// Reads until the source says that the turn is over, as the daemon does when the descriptor is readable.
+pub(crate) fn read_turn(source: &mut LogSource) -> Turn {
+    let wanted: PortSet = [666].into_iter().collect();
+    let mut lines = Vec::new();
+    while let Some(piece) = source.read().unwrap() {
+        lines.extend(wanted_lines(piece, &wanted).map(<[u8]>::to_vec));
+    }
+    Turn { lines, reports: source.take_reports() }
 }
 
 /// Writes 10,000 numbered lines a second, as long as the machine lets it, and never stops by itself.

@@ -19,10 +19,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::{
-    Follower, Mode, Writer, all, append, assert_same, line, logrotate, number, numbers_in,
+    Follower, Mode, Writer, all, append, assert_same, line, logrotate, number, numbers_in, read_turn,
     wait_until,
 };
-use knockknock::daemon::log_source::{Choice, Opened, PortSet, Report, Source, SourceError};
+use knockknock::daemon::log_source::error::{Report, SourceError};
+use knockknock::daemon::log_source::{LogChoice, LogSource, OpenedLog};
 use tempfile::TempDir;
 
 /// How many lines are written between two happenings: a tenth of a second's.
@@ -505,7 +506,7 @@ fn a_log_that_may_not_be_read_any_more_is_reported_and_read_when_it_may_be() {
 fn what_is_no_regular_file_is_refused_without_waiting_for_it() {
     let (_directory, log) = place();
     nix::unistd::mkfifo(&log, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let opened = Opened::open(&Choice::File(log.clone()));
+    let opened = OpenedLog::open(&LogChoice::File(log.clone()));
     assert!(matches!(opened, Err(SourceError::NotAFile(path)) if path == log));
     fs::remove_file(&log).unwrap();
 
@@ -523,17 +524,18 @@ fn what_is_no_regular_file_is_refused_without_waiting_for_it() {
 }
 
 /// Reads what there is now, on this thread.
-fn read_all(source: &mut Source) -> (Vec<u64>, Vec<Report>) {
-    let wanted: PortSet = [666].into_iter().collect();
+fn read_all(source: &mut LogSource) -> (Vec<u64>, Vec<Report>) {
     let (mut numbers, mut reports) = (Vec::new(), Vec::new());
     for _ in 0..100 {
-        reports.extend(source.read(&wanted, &mut |text| numbers.extend(number(text))).unwrap());
+        let turn = read_turn(source);
+        numbers.extend(turn.lines.iter().filter_map(|line| number(line)));
+        reports.extend(turn.reports);
     }
     (numbers, reports)
 }
 
-fn source(log: &Path) -> Source {
-    Opened::open(&Choice::File(log.to_owned())).unwrap().watch().unwrap()
+fn source(log: &Path) -> LogSource {
+    OpenedLog::open(&LogChoice::File(log.to_owned())).unwrap().watch().unwrap()
 }
 
 fn lines(numbers: std::ops::Range<u64>) -> String {
@@ -608,24 +610,23 @@ fn the_hole_that_a_truncation_leaves_is_skipped() {
 }
 
 #[test]
-fn one_call_reads_a_bounded_piece_and_the_descriptor_stays_ready_for_the_rest() {
+fn one_turn_reads_a_bounded_piece_and_the_descriptor_stays_ready_for_the_rest() {
     let (_directory, log) = place();
     append(&log, "");
     let mut source = source(&log);
     let count = 100_000;
     append(&log, lines(0..count));
-    let wanted: PortSet = [666].into_iter().collect();
     let mut numbers = Vec::new();
-    let mut calls = 0;
+    let mut turns = 0;
     while numbers.len() < usize::try_from(count).unwrap() {
         let mut ready = [nix::poll::PollFd::new(source.fd(), nix::poll::PollFlags::POLLIN)];
         assert_eq!(nix::poll::poll(&mut ready, nix::poll::PollTimeout::from(60_000_u16)), Ok(1));
         let before = numbers.len();
-        source.read(&wanted, &mut |text| numbers.extend(number(text))).unwrap();
+        numbers.extend(read_turn(&mut source).lines.iter().filter_map(|line| number(line)));
         assert!((numbers.len() - before) * line(0).len() <= 2 << 20);
-        calls += 1;
+        turns += 1;
     }
-    assert!(calls >= 10);
+    assert!(turns >= 10);
     assert_same(&numbers, &all(count));
 }
 
@@ -634,15 +635,15 @@ fn a_missing_or_unreadable_source_is_said_by_name() {
     let (directory, log) = place();
     append(&log, "");
     let below_a_file = log.join("kern.log");
-    assert!(Opened::open(&Choice::File(below_a_file)).is_ok());
-    let error = Opened::open(&Choice::File(directory.path().to_owned())).unwrap_err();
+    assert!(OpenedLog::open(&LogChoice::File(below_a_file)).is_ok());
+    let error = OpenedLog::open(&LogChoice::File(directory.path().to_owned())).unwrap_err();
     assert!(error.to_string().contains(directory.path().to_str().unwrap()), "{error}");
 }
 
 #[test]
 fn a_choice_of_log_is_a_word_or_a_path() {
-    assert_eq!("auto".parse(), Ok(Choice::Auto));
-    assert_eq!("kmsg".parse(), Ok(Choice::Kmsg));
-    assert_eq!("/dev/kmsg".parse(), Ok(Choice::File("/dev/kmsg".into())));
-    assert_eq!("./auto".parse(), Ok(Choice::File("./auto".into())));
+    assert_eq!("auto".parse(), Ok(LogChoice::Auto));
+    assert_eq!("kmsg".parse(), Ok(LogChoice::Kmsg));
+    assert_eq!("/dev/kmsg".parse(), Ok(LogChoice::File("/dev/kmsg".into())));
+    assert_eq!("./auto".parse(), Ok(LogChoice::File("./auto".into())));
 }

@@ -11,9 +11,8 @@
 //! The word that says who speaks is believed only where the logger puts it: what a program said stands behind the name of
 //! that program. A facility, where there is one, must be the kernel's.
 
-#![forbid(unsafe_code)]
-
-use super::{NotASyn, Rest};
+use super::not_a_syn::NotASyn;
+use super::rest::Rest;
 
 /// The message in a line of a log file.
 pub(super) fn syslog_message(line: &[u8]) -> Result<&[u8], NotASyn> {
@@ -65,6 +64,14 @@ pub(super) fn kmsg_message(record: &[u8]) -> Result<&[u8], NotASyn> {
         more.ok_or(NotASyn::Framing)?;
     }
     Ok(rest.0.split(|&byte| byte == b'\n').next().unwrap_or_default())
+}
+
+/// The sequence number of a `/dev/kmsg` record: consecutive records have consecutive numbers.
+#[must_use]
+pub fn kmsg_sequence(record: &[u8]) -> Option<u64> {
+    let mut rest = Rest(record);
+    rest.decimal().filter(|_| rest.skip(b","))?;
+    rest.decimal().filter(|_| rest.skip(b","))
 }
 
 /// What busybox and `OpenWrt` write behind the facility.

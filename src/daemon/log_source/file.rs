@@ -5,47 +5,30 @@
 //! A file that came to the path and left it again before anybody could look is never read: a rotation takes longer.
 //! Opens files only through [`open_log`], which is what the sandbox lets it do.
 
-#![forbid(unsafe_code)]
-
 use std::collections::VecDeque;
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Group};
 
 use super::copytruncate::unread_rest;
-use super::port_filter::{PortSet, wanted_lines};
-use super::tail::{self, Identity, LONGEST_LINE, Step, Tail};
+use super::error::{Report, SourceError};
+use super::open::{FileIdentity, is_missing, open_log, regular};
+use super::path_watch::{CHANGED, NotWatched, PathWatch, WATCHED};
 use super::resolved_path::ResolvedPath;
-use super::path_watch::{CHANGED, NotWatched, WATCHED, PathWatch};
-use super::{Report, SourceError};
+use super::tail::{self, MAX_LINE_LEN, PieceEnd, Tail};
 
 /// Files that are read at once: the one at the path and some that were there before it.
-const MOST_FILES: usize = 5;
+const MAX_FILES: usize = 5;
 
-/// Pieces of [`LONGEST_LINE`] bytes in one call: 1 MiB, about a millisecond.
-const PIECES_A_READ: usize = 16;
-
-/// Opens a log for reading, without ever waiting: the one open that is needed after the start.
-///
-/// `root` is a descriptor of `/` and `path` absolute. The flags are always the same, so that a system call filter can
-/// ask for exactly this call.
-pub fn open_log(root: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
-    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let inside = path.strip_prefix("/").unwrap_or(path);
-    Ok(File::from(openat(root, inside, flags, Mode::empty())?))
-}
-
-/// A regular file and which one it is; `None` for anything else.
-pub(super) fn regular(file: File) -> io::Result<Option<(File, Identity)>> {
-    let metadata = file.metadata()?;
-    Ok(metadata.is_file().then(|| (file, (metadata.dev(), metadata.ino()))))
-}
+/// Pieces of [`MAX_LINE_LEN`] bytes in one turn: 1 MiB, about a millisecond.
+const MAX_PIECES: usize = 16;
 
 /// A log file opened at its end, or missing still; not watched yet.
 #[derive(Debug)]
@@ -120,6 +103,8 @@ impl OpenedFile {
             watch,
             files: self.first.into_iter().collect(),
             buffer: tail::buffer(),
+            turn: None,
+            reports: Vec::new(),
         })
     }
 }
@@ -137,6 +122,19 @@ pub struct FileLog {
     /// Oldest first. The last one is at the path, or was the last to be there.
     files: VecDeque<Tail>,
     buffer: Vec<u8>,
+    /// Reading that has begun. None: the next read looks around first.
+    turn: Option<Turn>,
+    reports: Vec<Report>,
+}
+
+/// How far reading has come since the descriptor was readable.
+#[derive(Debug)]
+struct Turn {
+    /// The file that is read, by its place in the list.
+    at: usize,
+    /// Whether the writer has left the older files for good.
+    moved_on: bool,
+    pieces_left: usize,
 }
 
 impl FileLog {
@@ -152,71 +150,86 @@ impl FileLog {
         self.root.as_fd()
     }
 
-    /// Reads what there is, oldest file first, at most 1 MiB. See [`super::Source::read`].
-    pub fn read(
-        &mut self,
-        wanted: &PortSet,
-        each: &mut dyn FnMut(&[u8]),
-    ) -> Result<Vec<Report>, SourceError> {
-        let mut reports = Vec::new();
-        let done = self.look_around(&mut reports).and_then(|()| {
-            self.read_files(&mut |lines| wanted_lines(lines, wanted, each), &mut reports)
-        });
-        done.map_err(|error| SourceError::Watch(self.path.clone(), error.to_string()))?;
-        Ok(reports)
+    /// Reads the next piece, oldest file first, at most 1 MiB in a turn. See [`super::LogSource::read`].
+    pub(super) fn read(&mut self) -> Result<Option<&[u8]>, SourceError> {
+        // An error is the watch's; what cannot be read is reported and left.
+        let lines = self
+            .next_lines()
+            .map_err(|error| SourceError::Watch(self.path.clone(), error.to_string()))?;
+        Ok(lines.and_then(|lines| self.buffer.get(lines)))
     }
 
-    /// Reads a bounded number of pieces. An error is the watch's; what cannot be read is reported and left.
-    fn read_files(
-        &mut self,
-        chunk: &mut dyn FnMut(&[u8]),
-        reports: &mut Vec<Report>,
-    ) -> io::Result<()> {
-        // The writer has left the older files for good when it has begun the newest. That is asked before they are
-        // read to their ends, so that no line of the newest overtakes one of theirs.
-        let moved_on = self.files.back().is_some_and(Tail::has_begun);
-        let mut at = 0;
-        for _ in 0..PIECES_A_READ {
-            let newest = at + 1 >= self.files.len();
-            let Some(tail) = self.files.get_mut(at).filter(|_| moved_on || !newest) else {
-                return Ok(());
+    /// What has happened to the log since this was last asked.
+    pub(super) fn take_reports(&mut self) -> Vec<Report> {
+        std::mem::take(&mut self.reports)
+    }
+
+    /// Where in the buffer the next lines stand. None: the turn is over.
+    fn next_lines(&mut self) -> io::Result<Option<Range<usize>>> {
+        let mut turn = match self.turn.take() {
+            Some(turn) => turn,
+            None => self.begin_turn()?,
+        };
+        while turn.pieces_left > 0 {
+            turn.pieces_left -= 1;
+            let at = turn.at;
+            let is_newest = at + 1 >= self.files.len();
+            let Some(tail) = self.files.get_mut(at).filter(|_| turn.moved_on || !is_newest) else {
+                return Ok(None);
             };
-            match tail.step(&mut self.buffer, chunk) {
-                Ok(Step::More) => {}
-                Ok(Step::TooLong) => {
-                    reports.push(Report::LineTooLong(self.path.clone(), LONGEST_LINE));
+            match tail.read_piece(&mut self.buffer) {
+                Ok((lines, end)) => {
+                    match end {
+                        PieceEnd::More => {}
+                        PieceEnd::LineTooLong => {
+                            self.reports.push(Report::LineTooLong(self.path.clone(), MAX_LINE_LEN));
+                        }
+                        PieceEnd::Truncated => self.truncated(at),
+                        PieceEnd::EndOfFile
+                            if !is_newest
+                                && (tail.is_copy || turn.moved_on && tail.is_deleted()) =>
+                        {
+                            self.forget(at)?;
+                        }
+                        PieceEnd::EndOfFile => turn.at += 1,
+                    }
+                    if !lines.is_empty() {
+                        self.turn = Some(turn);
+                        return Ok(Some(lines));
+                    }
                 }
-                Ok(Step::Truncated) => self.truncated(at, reports),
-                Ok(Step::End) if !newest && (tail.is_copy || moved_on && tail.is_deleted()) => {
-                    self.forget(at)?;
-                }
-                Ok(Step::End) => at += 1,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     if !std::mem::replace(&mut tail.failing, true) {
-                        reports.push(Report::Unreadable(self.path.clone(), error.to_string()));
+                        self.reports.push(Report::Unreadable(self.path.clone(), error.to_string()));
                     }
-                    at += 1;
+                    turn.at += 1;
                 }
             }
         }
         self.watch.again();
-        Ok(())
+        Ok(None)
     }
 
-    /// Answers the bell: where something came, went or moved, has the way watched afresh and looks what is at its end.
-    fn look_around(&mut self, reports: &mut Vec<Report>) -> io::Result<()> {
-        let news = self.watch.answer()?;
+    /// Learns what has happened since the last turn. Where something came, went or moved, has the way watched afresh and
+    /// looks what is at its end.
+    fn begin_turn(&mut self) -> io::Result<Turn> {
+        let news = self.watch.take_news()?;
         if news & CHANGED != 0 {
             let files = self.files.iter().filter(|tail| !tail.is_copy);
             self.watch.refresh(files.map(Tail::raw_fd))?;
         }
         if news & (CHANGED | WATCHED) != 0 {
-            reports.extend(self.look()?);
+            let report = self.look()?;
+            self.reports.extend(report);
         }
         let not_watched = self.watch.not_watched().into_iter();
-        reports.extend(not_watched.map(|NotWatched(path, error)| Report::NotWatched(path, error)));
-        Ok(())
+        let not_watched = not_watched.map(|NotWatched(path, why)| Report::NotWatched(path, why));
+        self.reports.extend(not_watched);
+        // The writer has left the older files for good when it has begun the newest. That is asked before they are read
+        // to their ends, so that no line of the newest overtakes one of theirs.
+        let moved_on = self.files.back().is_some_and(Tail::has_begun);
+        Ok(Turn { at: 0, moved_on, pieces_left: MAX_PIECES })
     }
 
     /// Opens the path and puts what is there at the end of the list. Reports what is new.
@@ -247,14 +260,14 @@ impl FileLog {
         }
     }
 
-    fn found(&mut self, file: File, identity: Identity) -> io::Result<Option<Report>> {
+    fn found(&mut self, file: File, identity: FileIdentity) -> io::Result<Option<Report>> {
         let was_away = self.trouble.take().is_some();
         let known = self.files.iter().position(|tail| !tail.is_copy && tail.identity() == identity);
         let Some(tail) = known.and_then(|at| self.files.remove(at)) else {
             let tail = Tail::from_beginning(file, identity);
             self.watch.open(tail.raw_fd())?;
             self.files.push_back(tail);
-            if self.files.len() > MOST_FILES {
+            if self.files.len() > MAX_FILES {
                 self.forget(0)?;
             }
             return Ok(Some(Report::NewFile(self.path.clone())));
@@ -265,13 +278,15 @@ impl FileLog {
     }
 
     /// The file at this place of the list was cut: what had not been read may stand in a copy made just before.
-    fn truncated(&mut self, at: usize, reports: &mut Vec<Report>) {
-        let followed: Vec<Identity> = self.files.iter().map(Tail::identity).collect();
+    fn truncated(&mut self, at: usize) {
+        let followed: Vec<FileIdentity> = self.files.iter().map(Tail::identity).collect();
         let Some(tail) = self.files.get_mut(at) else { return };
-        let rest = unread_rest(self.root.as_fd(), &ResolvedPath::of(&self.path).file, tail, &followed);
-        reports.push(Report::Truncated { path: self.path.clone(), from_copy: rest.is_some() });
+        let log = ResolvedPath::of(&self.path).file;
+        let rest = unread_rest(self.root.as_fd(), &log, tail, &followed);
+        let from_copy = rest.is_some();
+        self.reports.push(Report::Truncated { path: self.path.clone(), from_copy });
         if let Err(error) = tail.restart() {
-            reports.push(Report::Unreadable(self.path.clone(), error.to_string()));
+            self.reports.push(Report::Unreadable(self.path.clone(), error.to_string()));
         }
         if let Some(rest) = rest {
             self.files.insert(at, rest);
@@ -298,9 +313,4 @@ impl AsFd for FileLog {
 fn group_that_opens(log: &Metadata) -> Option<Gid> {
     let by_group_alone = log.mode() & 0o044 == 0o040;
     (by_group_alone && log.gid() != 0).then(|| Gid::from_raw(log.gid()))
-}
-
-/// No such file, or a directory on the way that is none (now).
-fn is_missing(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }

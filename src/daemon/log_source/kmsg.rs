@@ -3,8 +3,6 @@
 //! Owns the descriptor and the count of records. Records are handed on whole; that only facility 0 speaks for the
 //! kernel is checked where a record is parsed. Never writes to the device.
 
-#![forbid(unsafe_code)]
-
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,28 +12,29 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use super::port_filter::{PortSet, wanted_lines};
-use super::{Report, SourceError};
+use super::error::{Report, SourceError};
 use crate::daemon::kernel_log_line::kmsg_sequence;
 
 /// The device.
 pub(super) const DEVICE: &str = "/dev/kmsg";
 
 /// A read must hold a whole record; the kernel's are at most 8 KiB.
-const BUFFER: usize = 16 * 1024;
+const BUFFER_LEN: usize = 16 * 1024;
 
-/// Records in one piece of reading: a few milliseconds of work.
-const RECORDS_A_PIECE: usize = 1024;
+/// Records in one turn: a few milliseconds of work.
+const MAX_RECORDS: usize = 1024;
 
 /// The kernel's log, open after its newest record.
 #[derive(Debug)]
-pub struct Kmsg {
+pub struct KmsgLog {
     device: File,
-    count: Count,
+    count: RecordCount,
     buffer: Vec<u8>,
+    /// How many reads this turn still has.
+    left: usize,
 }
 
-impl Kmsg {
+impl KmsgLog {
     /// Opens the device after its newest record. Needs root or `CAP_SYSLOG`; reading afterwards does not.
     pub fn open() -> Result<Self, SourceError> {
         let cannot = |error| SourceError::Open(PathBuf::from(DEVICE), error);
@@ -43,23 +42,20 @@ impl Kmsg {
         options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
         let mut device = options.open(DEVICE).map_err(cannot)?;
         device.seek(SeekFrom::End(0)).map_err(cannot)?;
-        Ok(Self { device, count: Count::default(), buffer: vec![0; BUFFER] })
+        Ok(Self { device, count: RecordCount::default(), buffer: vec![0; BUFFER_LEN], left: MAX_RECORDS })
     }
 
-    /// Reads the records that there are, at most a bounded number of them.
-    pub fn read(
-        &mut self,
-        wanted: &PortSet,
-        each: &mut dyn FnMut(&[u8]),
-    ) -> Result<Vec<Report>, SourceError> {
-        for _ in 0..RECORDS_A_PIECE {
+    /// Reads the next record, at most a bounded number of them in a turn. See [`super::LogSource::read`].
+    pub(super) fn read(&mut self) -> Result<Option<&[u8]>, SourceError> {
+        while self.left > 0 {
+            self.left -= 1;
             match self.device.read(&mut self.buffer) {
                 Ok(length) => {
                     let record = self.buffer.get(..length).unwrap_or_default();
                     self.count.read(record);
                     // The text ends at the first newline; a dictionary may follow, which is not to be searched.
-                    let text = record.split(|&byte| byte == b'\n').next().unwrap_or_default();
-                    wanted_lines(text, wanted, each);
+                    let end = memchr::memchr(b'\n', record).unwrap_or(length);
+                    return Ok(self.buffer.get(..end));
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -71,11 +67,17 @@ impl Kmsg {
                 Err(error) => return Err(SourceError::Read(PathBuf::from(DEVICE), error)),
             }
         }
-        Ok(self.count.lost().into_iter().collect())
+        self.left = MAX_RECORDS;
+        Ok(None)
+    }
+
+    /// What was lost since this was last asked.
+    pub(super) fn take_reports(&mut self) -> Vec<Report> {
+        self.count.lost().into_iter().collect()
     }
 }
 
-impl AsFd for Kmsg {
+impl AsFd for KmsgLog {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.device.as_fd()
     }
@@ -87,7 +89,7 @@ fn is(error: &std::io::Error, errno: Errno) -> bool {
 
 /// Which record comes next, and how many have been missed since that was last reported.
 #[derive(Debug, Default)]
-struct Count {
+struct RecordCount {
     /// Known once one has been read.
     next: Option<u64>,
     missed: u64,
@@ -95,7 +97,7 @@ struct Count {
     missed_unknown: bool,
 }
 
-impl Count {
+impl RecordCount {
     fn read(&mut self, record: &[u8]) {
         if let Some(number) = kmsg_sequence(record) {
             self.missed += self.next.map_or(0, |next| number.saturating_sub(next));
@@ -122,7 +124,7 @@ mod tests {
 
     #[test]
     fn records_that_were_overwritten_are_counted_by_the_numbers_that_are_missing() {
-        let mut count = Count::default();
+        let mut count = RecordCount::default();
         count.read(b"6,100,1,-;first");
         count.read(b"6,101,1,-;second");
         assert_eq!(count.lost(), None);
@@ -136,7 +138,7 @@ mod tests {
 
     #[test]
     fn records_lost_before_the_first_one_are_reported_without_a_number() {
-        let mut count = Count::default();
+        let mut count = RecordCount::default();
         count.overran();
         count.read(b"6,131,1,-;much later");
         assert_eq!(count.lost(), Some(Report::Lost(None)));

@@ -1,17 +1,16 @@
 //! Where log lines come from: a file that rsyslog writes, or the kernel's own `/dev/kmsg`.
 //!
-//! Owns the choice between the two and what both have in common: a descriptor to wait for, and one bounded piece of
-//! reading at a time. Knows lines only as bytes ending in a newline; what a line says is [`crate::daemon::kernel_log_line`]'s.
-//! Never waits, never polls, sets no timer.
-
-#![forbid(unsafe_code)]
+//! Owns the choice between the two and what both have in common: a descriptor to wait for, and lines that are pulled from
+//! it, a bounded piece at a time. Knows lines only as bytes ending in a newline; what a line says is
+//! [`crate::daemon::kernel_log_line`]'s. Never waits, never polls, sets no timer.
 
 mod copytruncate;
-mod error;
+pub mod error;
 mod file;
 mod kmsg;
+mod open;
 mod path_watch;
-mod port_filter;
+pub mod port_filter;
 mod resolved_path;
 mod tail;
 
@@ -22,20 +21,19 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-pub use error::{Report, SourceError};
-pub use file::{FileLog, OpenedFile, open_log};
-pub use kmsg::Kmsg;
-pub use port_filter::{PortSet, wanted_lines};
+use error::{Report, SourceError};
+use file::{FileLog, OpenedFile};
+use kmsg::KmsgLog;
 
 use crate::daemon::kernel_log_line::Framing;
 
 /// The log file of rsyslog's own configuration on Debian and its relatives.
-pub const DEFAULT_FILE: &str = "/var/log/kern.log";
+const DEFAULT_FILE: &str = "/var/log/kern.log";
 
 /// Which log to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Choice {
-    /// [`DEFAULT_FILE`] if somebody writes it, else `/dev/kmsg`.
+pub enum LogChoice {
+    /// `/var/log/kern.log` if somebody writes it, else `/dev/kmsg`.
     Auto,
     /// `/dev/kmsg`.
     Kmsg,
@@ -43,7 +41,7 @@ pub enum Choice {
     File(PathBuf),
 }
 
-impl FromStr for Choice {
+impl FromStr for LogChoice {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
@@ -57,40 +55,40 @@ impl FromStr for Choice {
 
 /// A log source that has been opened at its end, with whatever privilege that took, and is not watched yet.
 #[derive(Debug)]
-pub enum Opened {
+pub enum OpenedLog {
     /// A log file, which may be missing still.
     File(OpenedFile),
     /// The kernel's own log.
-    Kmsg(Kmsg),
+    Kmsg(KmsgLog),
 }
 
-impl Opened {
+impl OpenedLog {
     /// Opens the log at its end: what is logged from here on is read, nothing before.
-    pub fn open(choice: &Choice) -> Result<Self, SourceError> {
+    pub fn open(choice: &LogChoice) -> Result<Self, SourceError> {
         match choice {
-            Choice::Auto => {
+            LogChoice::Auto => {
                 let file = Path::new(DEFAULT_FILE);
                 if is_written(file, booted()) {
                     return OpenedFile::open(file).map(Self::File);
                 }
-                match Kmsg::open() {
+                match KmsgLog::open() {
                     // In a container there may be no other log.
                     Err(_) if file.exists() => OpenedFile::open(file).map(Self::File),
                     opened => opened.map(Self::Kmsg),
                 }
             }
-            Choice::Kmsg => Kmsg::open().map(Self::Kmsg),
-            Choice::File(path) => OpenedFile::open(path).map(Self::File),
+            LogChoice::Kmsg => KmsgLog::open().map(Self::Kmsg),
+            LogChoice::File(path) => OpenedFile::open(path).map(Self::File),
         }
     }
 
     /// Starts to watch. For a file this starts notify's thread, which inherits the calling thread's confinement:
     /// call it after privileges are dropped, so that what the unprivileged side may not watch is reported now and not
     /// at the first rotation, and before a filter that forbids new threads.
-    pub fn watch(self) -> Result<Source, SourceError> {
+    pub fn watch(self) -> Result<LogSource, SourceError> {
         match self {
-            Self::File(file) => file.watch().map(Source::File),
-            Self::Kmsg(kmsg) => Ok(Source::Kmsg(kmsg)),
+            Self::File(file) => file.watch().map(LogSource::File),
+            Self::Kmsg(kmsg) => Ok(LogSource::Kmsg(kmsg)),
         }
     }
 }
@@ -116,15 +114,15 @@ fn booted() -> Option<SystemTime> {
 
 /// A log source that is followed.
 #[derive(Debug)]
-pub enum Source {
+pub enum LogSource {
     /// A log file.
     File(FileLog),
     /// The kernel's own log.
-    Kmsg(Kmsg),
+    Kmsg(KmsgLog),
 }
 
-impl Source {
-    /// The descriptor to wait for: readable (or in error) when there is something for [`Source::read`].
+impl LogSource {
+    /// The descriptor to wait for: readable (or in error) when there is something for [`LogSource::read`].
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         match self {
@@ -142,22 +140,27 @@ impl Source {
         }
     }
 
-    /// Reads one bounded piece and hands `each` the whole lines (or records) whose first ` DPT=` is a wanted port.
+    /// Reads the next piece: whole lines, or one record. [`port_filter::wanted_lines`] finds those that matter in it.
     ///
-    /// When more is left than one piece, [`Source::fd`] stays readable. The reports are what an admin should know.
-    pub fn read(
-        &mut self,
-        wanted: &PortSet,
-        each: &mut dyn FnMut(&[u8]),
-    ) -> Result<Vec<Report>, SourceError> {
+    /// None ends a turn: there is no more for now, or the turn has had as much as it may. Where more is left,
+    /// [`LogSource::fd`] stays readable.
+    pub fn read(&mut self) -> Result<Option<&[u8]>, SourceError> {
         match self {
-            Self::File(file) => file.read(wanted, each),
-            Self::Kmsg(kmsg) => kmsg.read(wanted, each),
+            Self::File(file) => file.read(),
+            Self::Kmsg(kmsg) => kmsg.read(),
+        }
+    }
+
+    /// What an admin should know of the turn that has ended.
+    pub fn take_reports(&mut self) -> Vec<Report> {
+        match self {
+            Self::File(file) => file.take_reports(),
+            Self::Kmsg(kmsg) => kmsg.take_reports(),
         }
     }
 }
 
-impl fmt::Display for Opened {
+impl fmt::Display for OpenedLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(file) => write_path(f, file.path()),
@@ -166,7 +169,7 @@ impl fmt::Display for Opened {
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for LogSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(file) => write_path(f, file.path()),

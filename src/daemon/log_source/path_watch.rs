@@ -1,15 +1,13 @@
-//! Being told by the kernel that something happened to the log, and nothing else: two threads and a descriptor that
-//! becomes readable.
+//! Learns from the kernel that something happened to the log, and nothing else: two threads, and a descriptor that becomes
+//! readable.
 //!
-//! Owns what is watched, which of notify's events concern the log, and the wakeup that they ring. Reads no log and opens
-//! no file.
+//! Owns what is watched, which of notify's events concern the log, and the eventfd that they make readable. Reads no log
+//! and opens no file.
 //!
-//! notify's thread takes orders only when it has read the kernel's events to their end, which it never does while
-//! somebody writes fast enough in a directory that it watches. So the orders are given by a thread of their own, the
-//! keeper: it may wait for as long as that lasts, and reading the log does not. What is not watched yet meanwhile is
-//! looked at when it is, and until then the flood itself rings the wakeup.
-
-#![forbid(unsafe_code)]
+//! notify's thread takes requests only when it has read the kernel's events to their end, which it never does while
+//! somebody writes fast enough in a directory that it watches. So a thread of their own makes the requests: it may wait for
+//! as long as that lasts, and reading the log does not. What is not watched yet meanwhile is looked at when it is, and
+//! until then the flood itself wakes the reader.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -34,8 +32,8 @@ pub(super) const CHANGED: u8 = 2;
 /// The way is watched as it leads now: what is at its end may have changed before it was.
 pub(super) const WATCHED: u8 = 4;
 
-/// A walk that does not come to rest is not repeated for ever: each change rings the wakeup again anyway.
-const MOST_WALKS: usize = 8;
+/// A walk that does not come to rest is not repeated for ever: each change wakes the reader again anyway.
+const MAX_WALKS: usize = 8;
 
 /// The names of our own open files: they lead to a file wherever it is moved.
 const OPEN_FILES: &str = "/proc/self/fd";
@@ -47,50 +45,50 @@ pub(super) struct NotWatched(pub(super) PathBuf, pub(super) String);
 /// What the three threads share.
 #[derive(Debug)]
 struct Wakeup {
-    /// What happened since the wakeup was last answered; it rings at the first thing only.
+    /// What happened since this was last taken; the first thing alone makes the descriptor readable.
     news: AtomicU8,
     descriptor: EventFd,
     /// What notify's thread compares events with.
-    trail: Mutex<ResolvedPath>,
+    path: Mutex<ResolvedPath>,
     /// To be reported.
     not_watched: Mutex<Vec<NotWatched>>,
-    /// The keeper has an order to watch everything afresh that it has not begun with.
+    /// There is an order to watch everything afresh that has not been begun with.
     ordered: AtomicBool,
 }
 
 impl Wakeup {
-    fn ring(&self, news: u8) {
+    fn wake(&self, news: u8) {
         if self.news.fetch_or(news, Ordering::AcqRel) == 0 {
-            // The counter cannot overflow: it is 1 at most until it is answered.
+            // The counter cannot overflow: it is 1 at most until it is read.
             let _ = self.descriptor.write(1);
         }
     }
 
     /// Called on notify's thread for each event of anything in the directories that are watched.
     fn notice(&self, event: notify::Result<Event>) {
-        let Ok(event) = event else { return self.ring(CHANGED) };
+        let Ok(event) = event else { return self.wake(CHANGED) };
         if event.need_rescan() {
             // The kernel's queue overran.
-            return self.ring(CHANGED);
+            return self.wake(CHANGED);
         }
         let news = match event.kind {
             EventKind::Access(_) => return,
             EventKind::Modify(ModifyKind::Data(_)) => WRITTEN,
             _ => CHANGED,
         };
-        let trail = locked(&self.trail);
+        let watched = locked(&self.path);
         let concerns_us = |path: &PathBuf| {
             let by_name =
-                if news == WRITTEN { *path == trail.file } else { trail.names.contains(path) };
+                if news == WRITTEN { *path == watched.file } else { watched.names.contains(path) };
             by_name || path.starts_with(OPEN_FILES)
         };
         if event.paths.iter().any(concerns_us) {
-            self.ring(news);
+            self.wake(news);
         }
     }
 }
 
-/// What the keeper is to do, one after the other.
+/// What the thread that talks to notify is to do, one after the other.
 enum WatchOrder {
     /// Watch the way to the log as it leads now, and these open files.
     All(Vec<RawFd>),
@@ -109,13 +107,13 @@ pub(super) struct PathWatch {
 
 impl PathWatch {
     /// Starts both threads and returns when both run, so that a system call filter set after that need not allow what
-    /// a thread does at its start. The wakeup rings at once: there is a first look to take.
+    /// a thread does at its start. The descriptor is readable at once: there is a first look to take.
     pub(super) fn start(log: &Path) -> Result<Self, String> {
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
         let wakeup = Arc::new(Wakeup {
             news: AtomicU8::new(0),
             descriptor: EventFd::from_flags(flags).map_err(|error| error.to_string())?,
-            trail: Mutex::default(),
+            path: Mutex::default(),
             not_watched: Mutex::default(),
             ordered: AtomicBool::new(false),
         });
@@ -123,32 +121,32 @@ impl PathWatch {
         let handler = move |event| theirs.notice(event);
         let watcher = INotifyWatcher::new(handler, notify::Config::default())
             .map_err(|error| error.to_string())?;
-        let keeper =
+        let thread =
             WatchThread { watcher, wakeup: Arc::clone(&wakeup), log: log.to_owned(), failed: Vec::new() };
         let (orders, received) = mpsc::channel();
-        let thread = thread::Builder::new().name("log watch keeper".into());
+        let builder = thread::Builder::new().name("log watch".into());
         let (running, wait) = mpsc::channel();
-        let keep = move || keeper.keep(&running, &received);
-        thread.spawn(keep).map_err(|error| error.to_string())?;
+        let run = move || thread.run(&running, &received);
+        builder.spawn(run).map_err(|error| error.to_string())?;
         wait.recv().map_err(|error| error.to_string())?;
-        wakeup.ring(CHANGED);
+        wakeup.wake(CHANGED);
         Ok(Self { wakeup, orders })
     }
 
-    /// Silences the wakeup and says what it rang for.
-    pub(super) fn answer(&self) -> io::Result<u8> {
+    /// What happened since this was last called. The descriptor is readable no more.
+    pub(super) fn take_news(&self) -> io::Result<u8> {
         match self.wakeup.descriptor.read() {
             Ok(_) | Err(Errno::EAGAIN) => Ok(self.wakeup.news.swap(0, Ordering::AcqRel)),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Rings for ourselves: there is more to read.
+    /// Keeps the descriptor readable: there is more to read.
     pub(super) fn again(&self) {
-        self.wakeup.ring(WRITTEN);
+        self.wakeup.wake(WRITTEN);
     }
 
-    /// Watches everything afresh; the wakeup rings when that is done.
+    /// Watches everything afresh; the descriptor is readable when that is done.
     pub(super) fn refresh(&self, open: impl Iterator<Item = RawFd>) -> io::Result<()> {
         if self.wakeup.ordered.swap(true, Ordering::AcqRel) {
             return Ok(());
@@ -156,7 +154,7 @@ impl PathWatch {
         self.order(WatchOrder::All(open.collect()))
     }
 
-    /// Watches an open file, wherever it is moved to; the wakeup rings when that is done.
+    /// Watches an open file, wherever it is moved to; the descriptor is readable when that is done.
     pub(super) fn open(&self, descriptor: RawFd) -> io::Result<()> {
         self.order(WatchOrder::Open(descriptor))
     }
@@ -184,7 +182,7 @@ impl AsFd for PathWatch {
     }
 }
 
-/// Gives notify its orders, on a thread that may wait for it.
+/// Makes the requests to notify, on a thread that may wait for it.
 struct WatchThread {
     watcher: INotifyWatcher,
     wakeup: Arc<Wakeup>,
@@ -194,7 +192,7 @@ struct WatchThread {
 }
 
 impl WatchThread {
-    fn keep(mut self, running: &Sender<()>, orders: &Receiver<WatchOrder>) {
+    fn run(mut self, running: &Sender<()>, orders: &Receiver<WatchOrder>) {
         // notify's thread runs when it has answered anything.
         let _ = self.watcher.unwatch(Path::new(OPEN_FILES));
         let _ = running.send(());
@@ -206,11 +204,11 @@ impl WatchThread {
                         self.watch_open(descriptor);
                     }
                     self.follow();
-                    self.wakeup.ring(WATCHED);
+                    self.wakeup.wake(WATCHED);
                 }
                 WatchOrder::Open(descriptor) => {
                     self.watch_open(descriptor);
-                    self.wakeup.ring(WRITTEN);
+                    self.wakeup.wake(WRITTEN);
                 }
                 WatchOrder::Close(file) => {
                     let _ = self.watcher.unwatch(&name_of(file.as_raw_fd()));
@@ -226,20 +224,20 @@ impl WatchThread {
     /// which may be after another of that name was watched. It tells of that before, so that we come here again.
     fn follow(&mut self) {
         let mut watched = None;
-        for _ in 0..MOST_WALKS {
-            let trail = ResolvedPath::of(&self.log);
-            if watched.as_ref() == Some(&trail) {
+        for _ in 0..MAX_WALKS {
+            let path = ResolvedPath::of(&self.log);
+            if watched.as_ref() == Some(&path) {
                 break;
             }
-            let before = std::mem::replace(&mut *locked(&self.wakeup.trail), trail.clone());
-            for gone in before.directories.iter().filter(|known| !trail.directories.contains(known))
+            let before = std::mem::replace(&mut *locked(&self.wakeup.path), path.clone());
+            for gone in before.directories.iter().filter(|known| !path.directories.contains(known))
             {
                 let _ = self.watcher.unwatch(gone);
             }
-            for directory in trail.directories.iter().rev() {
+            for directory in path.directories.iter().rev() {
                 self.watch(directory, directory);
             }
-            watched = Some(trail);
+            watched = Some(path);
         }
     }
 

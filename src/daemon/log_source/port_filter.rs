@@ -3,8 +3,6 @@
 //! Owns the decision that a line is not for us, which has to be cheap: a flood of junk lines costs this search and
 //! nothing else. It reads one field of a line and believes nothing; [`crate::daemon::kernel_log_line`] decides what a line is.
 
-#![forbid(unsafe_code)]
-
 use memchr::memmem::Finder;
 
 /// Where the destination port stands in the kernel's line of a packet.
@@ -58,33 +56,48 @@ impl FromIterator<u16> for PortSet {
     }
 }
 
-/// Hands `each` the lines of `chunk` (newline or the chunk's end excluded) whose first ` DPT=` is a port of the set.
+/// The lines of `chunk` (newline or the chunk's end excluded) whose first ` DPT=` is a port of the set.
 ///
 /// `chunk` holds whole lines. NUL bytes before a line are not part of it: a log that was truncated under a writer that
 /// keeps its old offset has a hole there.
-pub fn wanted_lines(chunk: &[u8], wanted: &PortSet, each: &mut dyn FnMut(&[u8])) {
-    let finder = Finder::new(FIELD);
-    let mut searched = 0; // everything before this has been searched
-    let mut seen = 0; // the end of the last field found: a later one in the same line is not that line's first
-    while let Some(rest) = chunk.get(searched..) {
-        let Some(found) = finder.find(rest) else { return };
-        let value = searched + found + FIELD.len();
-        searched = value;
-        let before_the_field = seen;
-        seen = value;
-        let (Some(before), Some(after)) = (chunk.get(..value), chunk.get(value..)) else { return };
-        if !wanted.has(after) {
-            continue;
+#[must_use]
+pub fn wanted_lines<'a>(chunk: &'a [u8], wanted: &'a PortSet) -> WantedLines<'a> {
+    WantedLines { chunk, wanted, field: Finder::new(FIELD), searched: 0, field_end: 0 }
+}
+
+/// What [`wanted_lines`] finds, line by line.
+#[derive(Debug)]
+pub struct WantedLines<'a> {
+    chunk: &'a [u8],
+    wanted: &'a PortSet,
+    field: Finder<'static>,
+    /// Everything before this has been searched.
+    searched: usize,
+    /// The end of the last field found: a later one in the same line is not that line's first.
+    field_end: usize,
+}
+
+impl<'a> Iterator for WantedLines<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        loop {
+            let found = self.field.find(self.chunk.get(self.searched..)?)?;
+            let value = self.searched + found + FIELD.len();
+            let last_field_end = std::mem::replace(&mut self.field_end, value);
+            self.searched = value;
+            let (before, after) = self.chunk.split_at_checked(value)?;
+            if !self.wanted.has(after) {
+                continue;
+            }
+            let start = memchr::memrchr(b'\n', before).map_or(0, |newline| newline + 1);
+            if last_field_end > start {
+                continue;
+            }
+            let end = value + memchr::memchr(b'\n', after).unwrap_or(after.len());
+            self.searched = end;
+            return self.chunk.get(start..end).map(without_leading_nuls);
         }
-        let start = memchr::memrchr(b'\n', before).map_or(0, |newline| newline + 1);
-        if before_the_field > start {
-            continue;
-        }
-        let end = memchr::memchr(b'\n', after).map_or(chunk.len(), |length| value + length);
-        if let Some(line) = chunk.get(start..end) {
-            each(without_leading_nuls(line));
-        }
-        searched = end;
     }
 }
 
@@ -114,10 +127,8 @@ mod tests {
     }
 
     fn by_search(chunk: &[u8], wanted: &[u16]) -> Vec<Vec<u8>> {
-        let mut lines = Vec::new();
         let set = wanted.iter().copied().collect();
-        wanted_lines(chunk, &set, &mut |line| lines.push(line.to_vec()));
-        lines
+        wanted_lines(chunk, &set).map(<[u8]>::to_vec).collect()
     }
 
     #[test]

@@ -2,15 +2,13 @@
 //!
 //! Owns the walk along a path, through symbolic links, to the file or to the first thing that is missing. Opens nothing.
 
-#![forbid(unsafe_code)]
-
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 /// The kernel gives up at 40 links, too.
-const MOST_LINKS: usize = 40;
+const MAX_LINKS: usize = 40;
 
 /// One path, as it leads now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,7 +28,7 @@ impl ResolvedPath {
     /// Walks an absolute path.
     pub(super) fn of(path: &Path) -> Self {
         let root = PathBuf::from("/");
-        let mut trail = Self::default();
+        let mut resolved = Self::default();
         let mut ahead = parts(path);
         let mut here = root.clone();
         let mut links = 0;
@@ -40,13 +38,13 @@ impl ResolvedPath {
                 continue;
             }
             let next = here.join(&part);
-            trail.file.clone_from(&next);
-            add(&mut trail.names, &next);
+            resolved.file.clone_from(&next);
+            add(&mut resolved.names, &next);
             match std::fs::read_link(&next) {
                 Ok(target) => {
-                    add(&mut trail.directories, &here);
+                    add(&mut resolved.directories, &here);
                     links += 1;
-                    if links > MOST_LINKS {
+                    if links > MAX_LINKS {
                         break;
                     }
                     if target.is_absolute() {
@@ -58,16 +56,16 @@ impl ResolvedPath {
                 }
                 // There, and no link.
                 Err(error) if error.kind() == ErrorKind::InvalidInput && !ahead.is_empty() => {
-                    add(&mut trail.directories, &next);
+                    add(&mut resolved.directories, &next);
                     here = next;
                 }
                 Err(_) => {
-                    add(&mut trail.directories, &here);
+                    add(&mut resolved.directories, &here);
                     break;
                 }
             }
         }
-        trail
+        resolved
     }
 }
 
@@ -98,15 +96,15 @@ mod tests {
         let here = directory.path().canonicalize().unwrap();
         std::fs::create_dir_all(here.join("real/log")).unwrap();
         symlink("real", here.join("link")).unwrap();
-        let trail = ResolvedPath::of(&here.join("link/log/kern.log"));
+        let resolved = ResolvedPath::of(&here.join("link/log/kern.log"));
         for watched in ["", "real", "real/log"] {
-            assert!(trail.directories.contains(&here.join(watched)), "{watched:?} of {trail:?}");
+            assert!(resolved.directories.contains(&here.join(watched)), "{watched:?} of {resolved:?}");
         }
-        assert!(!trail.directories.contains(&PathBuf::from("/")));
+        assert!(!resolved.directories.contains(&PathBuf::from("/")));
         for name in ["link", "real", "real/log", "real/log/kern.log"] {
-            assert!(trail.names.contains(&here.join(name)), "{name:?} of {trail:?}");
+            assert!(resolved.names.contains(&here.join(name)), "{name:?} of {resolved:?}");
         }
-        assert_eq!(trail.file, here.join("real/log/kern.log"));
+        assert_eq!(resolved.file, here.join("real/log/kern.log"));
         assert_eq!(
             ResolvedPath::of(Path::new("/no-such-directory/kern.log")).directories,
             [Path::new("/")]
@@ -119,8 +117,8 @@ mod tests {
         let here = directory.path().canonicalize().unwrap();
         symlink("b", here.join("a")).unwrap();
         symlink("a", here.join("b")).unwrap();
-        let trail = ResolvedPath::of(&here.join("a"));
-        assert!(trail.directories.contains(&here));
-        assert!(trail.names.contains(&here.join("a")) && trail.names.contains(&here.join("b")));
+        let resolved = ResolvedPath::of(&here.join("a"));
+        assert!(resolved.directories.contains(&here));
+        assert!(resolved.names.contains(&here.join("a")) && resolved.names.contains(&here.join("b")));
     }
 }

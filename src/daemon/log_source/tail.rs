@@ -5,51 +5,49 @@
 //! when it is longer than before. An unfinished line stays in the file and is read again when it has grown.
 //! Knows no path and no directory.
 
-#![forbid(unsafe_code)]
-
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use nix::unistd::{Whence, lseek};
 
+use super::open::FileIdentity;
+
 /// The longest line that is handed on, its newline included; also how much is read at a time.
-pub(super) const LONGEST_LINE: usize = 64 * 1024;
+pub(super) const MAX_LINE_LEN: usize = 64 * 1024;
 
 /// How many bytes before the position are compared: more than one kernel line, whose time of day or uptime differs
 /// from every other line's. Fewer would take the equal ends of two lines of one scan for each other.
-const MARK: usize = 512;
+const MARK_LEN: usize = 512;
 
-/// Which file: device and inode number. An open file keeps its number from being used again.
-pub(super) type Identity = (u64, u64);
-
-/// What one piece of reading came to.
+/// How a piece of reading ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// Lines were handed on as far as there were any; there is more.
+pub(super) enum PieceEnd {
+    /// There is more to read.
     More,
-    /// As `More`, and a line longer than [`LONGEST_LINE`] is being left out.
-    TooLong,
+    /// There is more to read, and a line longer than [`MAX_LINE_LEN`] is being left out.
+    LineTooLong,
     /// There is nothing more for now.
-    End,
-    /// What was read before is not in the file any more. Nothing was handed on.
+    EndOfFile,
+    /// What was read before is not in the file any more. Nothing was read.
     Truncated,
 }
 
 /// A place for one piece of reading: shared by all files, so that memory does not grow with them.
 pub(super) fn buffer() -> Vec<u8> {
-    vec![0; MARK + LONGEST_LINE]
+    vec![0; MARK_LEN + MAX_LINE_LEN]
 }
 
 /// An open file and the position in it.
 #[derive(Debug)]
 pub(super) struct Tail {
     file: File,
-    identity: Identity,
+    identity: FileIdentity,
     /// Where the first byte stands that no line handed on (or left out) has had.
     offset: u64,
-    /// The bytes before `offset`: [`MARK`] of them, or all.
+    /// The bytes before `offset`: [`MARK_LEN`] of them, or all.
     mark: Vec<u8>,
     /// The rest of the line at `offset` is left out.
     skipping: bool,
@@ -61,7 +59,7 @@ pub(super) struct Tail {
 
 impl Tail {
     /// A file that came after we began to watch: all of it is news.
-    pub(super) fn from_beginning(file: File, identity: Identity) -> Self {
+    pub(super) fn from_beginning(file: File, identity: FileIdentity) -> Self {
         Self {
             file,
             identity,
@@ -74,14 +72,14 @@ impl Tail {
     }
 
     /// A file that was there before us: lines count that begin after its present end.
-    pub(super) fn from_end(file: File, identity: Identity) -> io::Result<Self> {
+    pub(super) fn from_end(file: File, identity: FileIdentity) -> io::Result<Self> {
         let mut tail = Self::from_beginning(file, identity);
         tail.move_to(tail.file.metadata()?.len())?;
         tail.skipping = tail.mark.last().is_some_and(|byte| *byte != b'\n');
         Ok(tail)
     }
 
-    pub(super) fn identity(&self) -> Identity {
+    pub(super) fn identity(&self) -> FileIdentity {
         self.identity
     }
 
@@ -103,51 +101,54 @@ impl Tail {
         self.file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
     }
 
-    /// Reads one piece and hands `each` the whole lines in it, together, the last newline included.
-    pub(super) fn step(
+    /// Reads one piece into `buffer`. The range of it that holds whole lines, the last newline included, and how the piece
+    /// ended.
+    pub(super) fn read_piece(
         &mut self,
         buffer: &mut [u8],
-        each: &mut dyn FnMut(&[u8]),
-    ) -> io::Result<Step> {
+    ) -> io::Result<(Range<usize>, PieceEnd)> {
         let known = self.mark.len();
-        let before = u64::try_from(known).unwrap_or(0);
-        let space = buffer.get_mut(..known + LONGEST_LINE).unwrap_or_default();
-        let length = self.file.read_at(space, self.offset.saturating_sub(before))?;
-        let read = space.get(..length).unwrap_or_default();
+        let space = buffer.get_mut(..known + MAX_LINE_LEN).ok_or(ErrorKind::InvalidInput)?;
+        let from = self.offset.checked_sub(offset(known)?).ok_or(ErrorKind::InvalidInput)?;
+        let length = self.file.read_at(space, from)?;
+        let read = space.get(..length).ok_or(ErrorKind::InvalidData)?;
         let Some(fresh) = read.strip_prefix(self.mark.as_slice()) else {
-            return Ok(Step::Truncated);
+            return Ok((0..0, PieceEnd::Truncated));
         };
 
-        let full = fresh.len() == LONGEST_LINE;
-        let mut step = if full { Step::More } else { Step::End };
+        let full = fresh.len() == MAX_LINE_LEN;
+        let mut end = if full { PieceEnd::More } else { PieceEnd::EndOfFile };
         let mut taken = 0;
         if self.skipping {
-            let end = memchr::memchr(b'\n', fresh);
-            taken = end.map_or(fresh.len(), |newline| newline + 1);
-            self.skipping = end.is_none();
+            let newline = memchr::memchr(b'\n', fresh);
+            taken = newline.map_or(fresh.len(), |newline| newline + 1);
+            self.skipping = newline.is_none();
         }
-        let lines = fresh.get(taken..).unwrap_or_default();
-        if let Some(last) = memchr::memrchr(b'\n', lines) {
-            each(lines.get(..=last).unwrap_or_default());
+        let first = taken;
+        let rest = fresh.get(first..).ok_or(ErrorKind::InvalidData)?;
+        if let Some(last) = memchr::memrchr(b'\n', rest) {
             taken += last + 1;
-        } else if full && taken == 0 {
+        }
+        let lines = known + first..known + taken;
+        if full && taken == 0 {
             // Leading NULs are a hole that a truncation left, not part of the line.
             taken = fresh.iter().take_while(|&&byte| byte == 0).count();
             if taken == 0 {
                 taken = fresh.len();
                 self.skipping = true;
-                step = Step::TooLong;
+                end = PieceEnd::LineTooLong;
             }
         }
-        let end = known + taken;
-        self.mark = read.get(end.saturating_sub(MARK)..end).unwrap_or_default().to_vec();
-        self.offset += u64::try_from(taken).unwrap_or(0);
-        Ok(step)
+        let read_to = known + taken;
+        let mark = read.get(read_to.saturating_sub(MARK_LEN)..read_to);
+        self.mark = mark.ok_or(ErrorKind::InvalidData)?.to_vec();
+        self.offset += offset(taken)?;
+        Ok((lines, end))
     }
 
     /// If that file has the bytes that were read last here, at the same place, and more after them: how many more, and
     /// the file as one to read from there.
-    pub(super) fn continued_in(&self, file: File, identity: Identity) -> Option<(u64, Self)> {
+    pub(super) fn continued_in(&self, file: File, identity: FileIdentity) -> Option<(u64, Self)> {
         let mut copy = Self::from_beginning(file, identity);
         copy.move_to(self.offset).ok()?;
         let unread = copy.file.metadata().ok()?.len().checked_sub(self.offset)?;
@@ -159,14 +160,20 @@ impl Tail {
     pub(super) fn restart(&mut self) -> io::Result<()> {
         self.skipping = false;
         let first_data = lseek(&self.file, 0, Whence::SeekData).unwrap_or(0);
-        self.move_to(u64::try_from(first_data).unwrap_or(0))
+        self.move_to(u64::try_from(first_data).map_err(io::Error::other)?)
     }
 
     /// Goes to an offset and remembers what stands before it.
-    fn move_to(&mut self, offset: u64) -> io::Result<()> {
-        self.offset = offset;
-        let length = usize::try_from(offset).unwrap_or(MARK).min(MARK);
+    fn move_to(&mut self, to: u64) -> io::Result<()> {
+        self.offset = to;
+        // A number that does not fit is larger than the mark.
+        let length = usize::try_from(to).map_or(MARK_LEN, |to| to.min(MARK_LEN));
         self.mark = vec![0; length];
-        self.file.read_exact_at(&mut self.mark, offset - u64::try_from(length).unwrap_or(0))
+        self.file.read_exact_at(&mut self.mark, to.saturating_sub(offset(length)?))
     }
+}
+
+/// A length as a distance in a file.
+fn offset(length: usize) -> io::Result<u64> {
+    u64::try_from(length).map_err(io::Error::other)
 }
