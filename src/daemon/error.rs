@@ -1,60 +1,85 @@
 //! Why the daemon does not start, or does not go on. Each says what is wrong and what to do.
 
-#![forbid(unsafe_code)]
-
+use std::io;
 use std::path::PathBuf;
-use std::{fmt, io};
+
+use thiserror::Error;
 
 use super::config::ConfigError;
+use super::log_source::error::SourceError;
 use super::sandbox::SandboxError;
-use super::log_source::SourceError;
-use crate::privileged::{DropError, Ended, FirewallError, HelperGone, Reply, SplitError};
-use crate::profile::NotRoots;
+use crate::privileged::drop_privileges::DropError;
+use crate::privileged::firewall::FirewallError;
+use crate::privileged::handle::{Ended, HelperGone};
+use crate::privileged::message::Reply;
+use crate::privileged::spawn::SpawnError;
+use crate::profile::roots::NotRoots;
 
 /// Why the daemon does not start, or does not go on.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub(super) enum DaemonError {
     /// Not started as root.
+    #[error("not started by root\nfix: start it as root, to open the log and the firewall; it then runs as another user")]
     NotRoot,
     /// An `--instance` that cannot be part of a file name and of a table's name.
+    #[error("invalid --instance {0:?}\nfix: use 1 to 12 letters, digits, - and _")]
     BadInstance(String),
     /// The config directory cannot be used.
-    ConfigDir(PathBuf, io::Error),
+    #[error("{0:?}: {1}\nfix: knock-genprofile makes it with the first profile")]
+    ConfigDir(PathBuf, #[source] io::Error),
     /// Somebody else than root could change the config directory or the one of the profiles.
-    NotRoots(NotRoots),
+    #[error(transparent)]
+    NotRoots(#[from] NotRoots),
     /// Another daemon has this config directory.
+    #[error("another knock-daemon runs with {0:?}\nfix: stop it first, or give this one its own with --instance")]
     Locked(PathBuf),
     /// The config is wrong.
-    Config(ConfigError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// There is no user of this name to run as.
+    #[error("there is no user {0:?} to run as\nfix: adduser --system --group --no-create-home {0}")]
     NoUser(String),
     /// The user to run as is root.
+    #[error("the user to run as, {0:?}, is root\nfix: choose another with --user")]
     RootUser(String),
     /// The firewall cannot be used.
-    Firewall(FirewallError),
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
     /// The helper did not start.
-    NoHelper(SplitError),
+    #[error(transparent)]
+    NoHelper(#[from] SpawnError),
     /// Privileges could not be dropped.
-    Drop(DropError),
+    #[error(transparent)]
+    Drop(#[from] DropError),
     /// The log cannot be followed.
-    Log(SourceError),
+    #[error(transparent)]
+    Log(#[from] SourceError),
     /// No profile can be used: nobody could knock.
+    #[error("{0:?}: no profile to open for\nfix: make one: knock-genprofile NAME PORT")]
     NoProfiles(PathBuf),
     /// The sandbox cannot be closed.
-    Sandbox(SandboxError),
-    /// The helper did not answer at the start.
-    NoAnswer(HelperGone),
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The helper does not answer.
+    #[error(transparent)]
+    Helper(#[from] HelperGone),
     /// The kernel would not log the knocks.
+    #[error("{}", not_listening(*.0))]
     NotListening(Reply),
     /// The helper ended by itself.
-    HelperGone(Ended),
+    #[error("the helper has ended ({0}): all grants revoked; connections that stand go on")]
+    HelperEnded(Ended),
     /// The operating system refused something that it should not refuse.
-    System(&'static str, io::Error),
+    #[error("{0}: {1}")]
+    System(&'static str, #[source] io::Error),
     /// `--check` found this many problems and has told of them.
+    #[error("{0} problem{} found", if *.0 == 1 { "" } else { "s" })]
     Problems(usize),
     /// `--try` was told to end.
+    #[error("interrupted; nothing of the trial is left")]
     Interrupted,
     /// The trial that this daemon is part of is over.
+    #[error("the process that tries is gone")]
     TrialIsOver,
 }
 
@@ -65,51 +90,10 @@ impl DaemonError {
     }
 }
 
-impl fmt::Display for DaemonError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotRoot => {
-                f.write_str("must be started by root, to open the log and the firewall; it goes on as another user")
-            }
-            Self::BadInstance(name) => {
-                write!(f, "--instance {name:?}: a name has 1 to 12 letters, digits, - and _")
-            }
-            Self::ConfigDir(path, why) => {
-                write!(f, "{path:?}: {why}; knock-genprofile makes it with the first profile")
-            }
-            Self::NotRoots(error) => error.fmt(f),
-            Self::Locked(path) => write!(
-                f,
-                "another knock-daemon runs with {path:?}; stop it first, or give this one its own with --instance"
-            ),
-            Self::Config(error) => error.fmt(f),
-            Self::NoUser(name) => {
-                write!(f, "there is no user {name:?} to run as; make one: adduser --system --group --no-create-home {name}")
-            }
-            Self::RootUser(name) => write!(f, "{name:?} is root; the daemon must run as somebody else"),
-            Self::Firewall(error) => error.fmt(f),
-            Self::NoHelper(error) => error.fmt(f),
-            Self::Drop(error) => error.fmt(f),
-            Self::Log(error) => error.fmt(f),
-            Self::NoProfiles(path) => {
-                write!(f, "{path:?}: no profile to open for; make one: knock-genprofile NAME PORT")
-            }
-            Self::Sandbox(error) => error.fmt(f),
-            Self::NoAnswer(gone) => gone.fmt(f),
-            Self::NotListening(Reply::Failed(errno)) => {
-                let why = io::Error::from_raw_os_error(*errno);
-                write!(f, "the kernel refused to log the knocks: {why}; log_rule = firewall does without")
-            }
-            Self::NotListening(_) => f.write_str("the kernel's set has no room for the knocks of so many profiles"),
-            Self::HelperGone(ended) => {
-                write!(f, "the helper has ended ({ended}), and every grant with it; connections that stand go on")
-            }
-            Self::System(what, why) => write!(f, "{what}: {why}"),
-            Self::Interrupted => f.write_str("interrupted; nothing of the trial is left"),
-            Self::TrialIsOver => f.write_str("the process that tries is gone"),
-            Self::Problems(count) => write!(f, "{count} problem{} found", if *count == 1 { "" } else { "s" }),
-        }
-    }
+fn not_listening(reply: Reply) -> String {
+    let Reply::Failed(errno) = reply else {
+        return "the kernel's set has no room for the knocks of so many profiles".into();
+    };
+    let why = io::Error::from_raw_os_error(errno);
+    format!("the kernel refused to log the knocks: {why}\nfix: log_rule = firewall does without")
 }
-
-impl std::error::Error for DaemonError {}

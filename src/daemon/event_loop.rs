@@ -1,7 +1,5 @@
 //! The loop: log lines in, grants out, until somebody says stop or the helper is gone. Without events it sleeps, and
-//! no timer runs unless there are wrong knocks to tell of.
-
-#![forbid(unsafe_code)]
+//! no timer runs unless there is something to report.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -11,57 +9,67 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
-use super::authorize::Authorizer;
 use super::error::DaemonError;
-use super::kernel_log_line::NotASyn;
-use super::outcome::{Outcome, OutcomeMessage};
-use super::log_event::{LogPrefixes, LogEvent};
+use super::line_handler::LineHandler;
+use super::log_source::LogSource;
+use super::log_source::port_filter::{PortSet, wanted_lines};
 use super::say;
-use super::log_source::{PortSet, Source};
-use super::unreadable_lines::{UnreadableLines, Verdict};
-use crate::privileged::{Helper, Reply};
-use crate::syn::LoggedSyn;
+use crate::privileged::handle::HelperGone;
+use crate::privileged::message::Reply;
 
 /// What the loop works with.
 pub(super) struct EventLoop {
-    pub(super) source: Source,
-    pub(super) door: Authorizer,
-    pub(super) helper: Helper,
+    pub(super) source: LogSource,
+    /// The ports that lines may be about.
+    pub(super) wanted: PortSet,
     pub(super) signals: SignalFd,
-    pub(super) prefixes: LogPrefixes,
-    pub(super) verbose: bool,
-    pub(super) unread: UnreadableLines,
+    pub(super) lines: LineHandler,
 }
 
 impl EventLoop {
     /// Watches until a signal says stop. The helper's end, and a log that cannot be read any more, are failures.
     pub(super) fn run(mut self) -> Result<(), DaemonError> {
-        let wanted = self.door.wanted_ports();
-        loop {
-            let mut woken = self.wait()?;
-            if woken.signal && self.is_told_to_stop(&mut woken.helper_gone)? {
+        let result = self.watch();
+        let helper = self.lines.authorizer.helper;
+        match result {
+            Ok(()) => {
                 say::event("told to stop; closing what is open");
-                let _ = self.helper.end();
-                return Ok(());
+                let _ = helper.end();
+                Ok(())
             }
-            if woken.helper_gone {
-                return Err(DaemonError::HelperGone(self.helper.end()));
+            Err(DaemonError::Helper(gone)) => {
+                if gone != HelperGone::Ended {
+                    say::event(gone);
+                }
+                Err(DaemonError::HelperEnded(helper.end()))
             }
-            if woken.log {
-                self = self.read(&wanted)?;
-            }
-            let now = Instant::now();
-            for (port, tally) in self.door.due(now) {
-                say::event(format_args!("profile {}: {tally}", self.door.profile_names(port)));
-            }
-            self.door.over(now).into_iter().for_each(say::event);
+            Err(error) => Err(error),
         }
     }
 
-    fn wait(&self) -> Result<Woken, DaemonError> {
+    fn watch(&mut self) -> Result<(), DaemonError> {
+        loop {
+            let ready = self.wait()?;
+            if ready.signal && self.is_told_to_stop()? {
+                return Ok(());
+            }
+            if ready.helper {
+                // It speaks only when it is asked, so anything on its pipe now is its end.
+                return Err(HelperGone::Ended.into());
+            }
+            if ready.log {
+                let read = self.read_log();
+                self.source.take_reports().into_iter().for_each(say::event);
+                read?;
+            }
+            self.lines.say_due();
+        }
+    }
+
+    fn wait(&self) -> Result<Ready, DaemonError> {
         let mut polled = [
             PollFd::new(self.source.fd(), PollFlags::POLLIN),
-            PollFd::new(self.helper.fd(), PollFlags::POLLIN),
+            PollFd::new(self.lines.authorizer.helper.fd(), PollFlags::POLLIN),
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
         ];
         match poll(&mut polled, self.timeout()) {
@@ -69,107 +77,53 @@ impl EventLoop {
             Err(why) => return Err(DaemonError::System("cannot wait for events", why.into())),
         }
         let [log, helper, signal] = polled.map(|fd| fd.any().unwrap_or(false));
-        // The helper speaks only when it is asked, so anything on its pipe now is its end.
-        Ok(Woken { log, helper_gone: helper, signal })
+        Ok(Ready { log, helper, signal })
     }
 
-    /// Takes the signals that have come. A SIGHUP asks a daemon to read its config again, which this one cannot: it says so.
-    fn is_told_to_stop(&mut self, helper_gone: &mut bool) -> Result<bool, DaemonError> {
-        let hangup = Signal::SIGHUP as u32;
-        while let Some(signal) = self
-            .signals
-            .read_signal()
-            .map_err(|why| DaemonError::System("cannot read a signal", why.into()))?
-        {
-            if signal.ssi_signo == Signal::SIGUSR1 as u32 {
-                match self.helper.ask_unguard() {
-                    Ok(Reply::Done) => say::event("guard: dropped, as told"),
-                    Ok(other) => say::event(format_args!("guard: cannot be dropped: {other:?}")),
-                    Err(error) => {
-                        say::event(error);
-                        *helper_gone = true;
-                    }
-                }
-                continue;
-            }
-            if signal.ssi_signo != hangup {
-                return Ok(true);
-            }
-            say::event(
-                "SIGHUP: profiles and config are read at start; restart to change them: systemctl restart knock-daemon",
-            );
-        }
-        Ok(false)
-    }
-
-    /// Until the next line about wrong knocks is due; for ever where none is pending.
+    /// Until the next report is due; for ever where none is pending.
     fn timeout(&self) -> PollTimeout {
-        let Some(due) = self.door.next_due() else { return PollTimeout::NONE };
+        let Some(due) = self.lines.authorizer.next_due() else { return PollTimeout::NONE };
         // Up to the next millisecond, or the loop would spin through the last fraction of one.
         let wait = due.saturating_duration_since(Instant::now()).as_millis() + 1;
         u16::try_from(wait).map_or(PollTimeout::MAX, PollTimeout::from)
     }
 
+    /// Takes the signals that have come. SIGHUP asks a daemon to read its config again, which this one cannot: it says so.
+    fn is_told_to_stop(&mut self) -> Result<bool, DaemonError> {
+        const UNGUARD: u32 = Signal::SIGUSR1 as u32;
+        const RELOAD: u32 = Signal::SIGHUP as u32;
+        let cannot = |why: Errno| DaemonError::System("cannot read a signal", why.into());
+        while let Some(signal) = self.signals.read_signal().map_err(cannot)? {
+            match signal.ssi_signo {
+                UNGUARD => match self.lines.authorizer.helper.ask_unguard()? {
+                    Reply::Done => say::event("guard: dropped, as told"),
+                    other => say::event(format_args!("guard: cannot be dropped: {other:?}")),
+                },
+                RELOAD => say::event(
+                    "SIGHUP: profiles and config are read at start\nfix: restart to change them: systemctl restart knock-daemon",
+                ),
+                _ => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
     /// Reads what there is, up to a bound, so that a flood does not keep a signal waiting; what is left wakes the loop
     /// again.
-    fn read(mut self, wanted: &PortSet) -> Result<Self, DaemonError> {
-        let Self { source, door, helper, prefixes, verbose, unread, .. } = &mut self;
-        let framing = source.framing();
-        let mut gone = None;
-        let reports = source.read(wanted, &mut |bytes| {
-            if gone.is_some() {
-                return;
+    fn read_log(&mut self) -> Result<(), DaemonError> {
+        let framing = self.source.framing();
+        while let Some(piece) = self.source.read()? {
+            for line in wanted_lines(piece, &self.wanted) {
+                self.lines.handle(line, framing)?;
             }
-            let done = match prefixes.read(bytes.trim_ascii_end(), framing) {
-                Ok(LogEvent::Syn(syn)) => {
-                    unread.understood();
-                    let outcome = door.knock(&syn, helper, Instant::now());
-                    outcome.map(|outcome| say_outcome(*verbose, door, &syn, &outcome))
-                }
-                Ok(LogEvent::NewConnection(line)) => {
-                    unread.understood();
-                    let arrival = door.came_in(line, helper, Instant::now());
-                    arrival.map(|arrival| arrival.into_iter().for_each(say::event))
-                }
-                // With our own lines, those of other firewalls may be as they like.
-                Err(why @ (NotASyn::OtherPrefix | NotASyn::NoSequence))
-                    if prefixes.own_is_enough =>
-                {
-                    return say::detail(*verbose, format_args!("not a knock: {why}"));
-                }
-                Err(why) => {
-                    return match unread.judge(why) {
-                        verdict @ Verdict::Detail(_) => say::detail(*verbose, verdict),
-                        verdict => say::event(verdict),
-                    };
-                }
-            };
-            gone = done.err();
-        });
-        for report in reports.map_err(DaemonError::Log)? {
-            say::event(report);
         }
-        if let Some(error) = gone {
-            say::event(error);
-            return Err(DaemonError::HelperGone(self.helper.end()));
-        }
-        Ok(self)
+        Ok(())
     }
 }
 
-fn say_outcome(verbose: bool, door: &Authorizer, syn: &LoggedSyn<'_>, outcome: &Outcome) {
-    // What strangers cause at any rate costs not even the wording.
-    if !verbose && matches!(outcome, Outcome::NoProfile | Outcome::Repeated | Outcome::Wrong(None))
-    {
-        return;
-    }
-    let profiles = &door.profile_names(syn.destination_port);
-    say::event(OutcomeMessage { outcome, source: syn.source, profiles });
-}
-
-/// Why the loop went on.
-struct Woken {
+/// What there is something of.
+struct Ready {
     log: bool,
-    helper_gone: bool,
+    helper: bool,
     signal: bool,
 }

@@ -1,8 +1,6 @@
 //! The sequence numbers that the kernel logs: those of every knock that may come. Kept here as the kernel has them, so
 //! that a number that two knocks share stays until neither is expected any more.
 
-#![forbid(unsafe_code)]
-
 use std::collections::HashMap;
 
 /// A number that is logged so often without opening anything is a nuisance, and is logged no more.

@@ -14,7 +14,7 @@ pub(super) struct LogPrefixes {
     /// The firewall's log rule's.
     firewall: String,
     /// Whether our table logs the knocks. Then what is wrong with somebody else's lines does not matter.
-    pub(super) own_suffice: bool,
+    pub(super) own_is_enough: bool,
 }
 
 /// What a line says.
@@ -27,8 +27,8 @@ pub(super) enum LogEvent<'l> {
 }
 
 impl LogPrefixes {
-    pub(super) fn new(own: LogRules, firewall: String, own_suffice: bool) -> Self {
-        Self { own, firewall, own_suffice }
+    pub(super) fn new(own: LogRules, firewall: String, own_is_enough: bool) -> Self {
+        Self { own, firewall, own_is_enough }
     }
 
     /// Reads a line, without its newline.

@@ -1,31 +1,28 @@
-//! A profile and where it stands: its keys and counter, what it may have, and what it has open.
-
-#![forbid(unsafe_code)]
+//! A profile and where it stands: its keys and counter, and what it may be granted.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-use super::config::ServiceText;
 use super::policy::Policy;
 use crate::counter::{Counter, CounterError};
+use crate::grant::{NotAService, Service, Spend};
 use crate::layout::Request;
 use crate::layout::receiver::{FAR, Receiver};
-use crate::privileged::{Grants, Limits, Service, Spend};
-use crate::profile::{ProfileError, ProfileFiles};
+use crate::privileged::limits::Limits;
+use crate::profile::error::ProfileError;
+use crate::profile::files::ProfileFiles;
 use crate::syn::{LoggedSyn, SynFields};
 
-/// How many understood knocks are recognised when they come again.
-const HEARD: usize = 8;
+/// How many valid knocks are recognised when they come again.
+const MAX_REMEMBERED: usize = 8;
 
-/// What of the config every profile has in common.
+/// What the config says for all profiles.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProfileDefaults {
     /// How long a grant lasts, in seconds.
     pub(super) seconds: u16,
     /// How many counters ahead are tried.
     pub(super) error_window: u32,
-    /// How many grants one profile may have open at once.
-    pub(super) max_open_per_profile: usize,
     /// What uses a grant for TCP up, beside its time.
     pub(super) spend: Spend,
 }
@@ -36,23 +33,21 @@ pub(super) struct ProfileState {
     pub(super) name: String,
     pub(super) receiver: Receiver,
     pub(super) policy: Policy,
-    /// What is open for it, within the profile's own quota.
-    pub(super) grants: Grants,
     /// What it can ask for with success, where that can be listed: its knocks are expected one by one.
     pub(super) requests: Option<Vec<Request>>,
     /// The counter from which on its knocks are expected.
     pub(super) expected_from: u32,
     counter: Counter,
-    heard: VecDeque<(SynFields, IpAddr)>,
+    remembered: VecDeque<(SynFields, IpAddr)>,
 }
 
-/// A knock that was understood before.
+/// Who sent a knock that was valid before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Again {
-    /// From the same address: a retry, or a packet that the network doubled.
-    Repeated,
-    /// From another address.
-    Replayed,
+pub(super) enum SeenBefore {
+    /// The same address: a retry, or a packet that the network doubled.
+    FromSameAddress,
+    /// Another address.
+    FromAnother,
 }
 
 impl ProfileState {
@@ -60,27 +55,26 @@ impl ProfileState {
     pub(super) fn new(
         files: ProfileFiles,
         limits: &Limits,
-        rules: ProfileDefaults,
+        defaults: ProfileDefaults,
     ) -> Result<(u16, Self), ProfileError> {
         let config_path = files.dir().join("config");
         let (profile, counter) = files.parse()?;
         let allow = profile.config.allow.map(services).transpose();
         let allow =
             allow.map_err(|why| ProfileError::BadConfig(config_path, format!("allow: {why}")))?;
-        let ProfileDefaults { seconds, spend, .. } = rules;
+        let ProfileDefaults { seconds, spend, error_window } = defaults;
         let policy = Policy { default_port: profile.config.port, allow, seconds, spend };
         let next = counter.read()?;
-        let guest = Self {
+        let state = Self {
             name: profile.name,
-            receiver: Receiver::new(profile.keys, next, rules.error_window, FAR),
+            receiver: Receiver::new(profile.keys, next, error_window, FAR),
             requests: policy.requests(limits),
             expected_from: next,
             policy,
-            grants: Grants::new(rules.max_open_per_profile, rules.max_open_per_profile),
             counter,
-            heard: VecDeque::new(),
+            remembered: VecDeque::new(),
         };
-        Ok((profile.config.knock_port, guest))
+        Ok((profile.config.knock_port, state))
     }
 
     /// Makes it durable that the counter `used` is used, and goes on after it. Where that fails, nothing has changed.
@@ -101,20 +95,21 @@ impl ProfileState {
     }
 
     /// Recognises this knock when it comes again.
-    pub(super) fn hear(&mut self, syn: &LoggedSyn<'_>) {
-        if self.heard.len() == HEARD {
-            self.heard.pop_front();
+    pub(super) fn remember(&mut self, syn: &LoggedSyn<'_>) {
+        if self.remembered.len() == MAX_REMEMBERED {
+            self.remembered.pop_front();
         }
-        self.heard.push_back((syn.fields, syn.source));
+        self.remembered.push_back((syn.fields, syn.source));
     }
 
-    /// Whether this knock was heard lately, and from whom.
-    pub(super) fn has_heard(&self, syn: &LoggedSyn<'_>) -> Option<Again> {
-        let (_, source) = self.heard.iter().find(|(fields, _)| *fields == syn.fields)?;
-        Some(if *source == syn.source { Again::Repeated } else { Again::Replayed })
+    /// Whether this knock was valid lately, and who sends it now.
+    pub(super) fn seen_before(&self, syn: &LoggedSyn<'_>) -> Option<SeenBefore> {
+        let (_, source) = self.remembered.iter().find(|(fields, _)| *fields == syn.fields)?;
+        let is_same = *source == syn.source;
+        Some(if is_same { SeenBefore::FromSameAddress } else { SeenBefore::FromAnother })
     }
 }
 
-fn services(texts: Vec<String>) -> Result<Vec<Service>, String> {
-    texts.into_iter().map(|text| ServiceText::try_from(text).map(|service| service.0)).collect()
+fn services(texts: Vec<String>) -> Result<Vec<Service>, NotAService> {
+    texts.iter().map(|text| text.parse()).collect()
 }

@@ -1,8 +1,6 @@
 //! What strangers can make the daemon do is paid out by a meter: at most a share of one processor, or so many times a
 //! second. A meter never refuses for longer than a second.
 
-#![forbid(unsafe_code)]
-
 use std::time::{Duration, Instant};
 
 /// What is not used is saved up for this long; and no debt is longer.
@@ -17,7 +15,7 @@ pub(super) struct RateLimiter {
 
 impl RateLimiter {
     /// Whether more may be taken at `now`.
-    pub(super) fn may(&self, now: Instant) -> bool {
+    pub(super) fn allows(&self, now: Instant) -> bool {
         self.paid_at.is_none_or(|paid_at| paid_at <= now + BURST)
     }
 
@@ -39,7 +37,7 @@ mod tests {
         let mut taken = 0;
         for tick in 0..10_000 {
             let now = start + Duration::from_millis(tick);
-            if meter.may(now) {
+            if meter.allows(now) {
                 meter.charge(now, Duration::from_millis(500));
                 taken += 1;
             }
@@ -53,7 +51,7 @@ mod tests {
         let mut meter = RateLimiter::default();
         for second in 0..10 {
             let now = start + Duration::from_secs(second);
-            assert!(meter.may(now));
+            assert!(meter.allows(now));
             meter.charge(now, Duration::from_secs(3600));
         }
     }

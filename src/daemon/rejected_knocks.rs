@@ -1,71 +1,130 @@
-//! Wrong knocks: counted, and told of at most once a minute per knock port, whatever the rate at which they come.
+//! Rejected knocks: counted, and reported at most once a minute per knock port, whatever the rate at which they come.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// The least time between two lines about one knock port.
-const PERIOD: Duration = Duration::from_secs(60);
+use crate::syn::{LoggedSyn, SynFields};
 
-/// How many addresses are remembered between two lines. Beyond, only their number of knocks counts.
+/// The least time between two reports about one knock port.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How many addresses are remembered between two reports. Beyond, only their number of knocks counts.
 const MAX_SOURCES: usize = 16;
 
-/// The wrong knocks on one knock port since the last line about them.
+/// The rejected knocks that have not been reported, by their knock port.
 #[derive(Debug, Default)]
 pub(super) struct RejectedKnocks {
-    tally: RejectedTally,
-    quiet_until: Option<Instant>,
+    ports: HashMap<u16, RejectedAtPort>,
+    /// The ports with something to report: what a wake-up costs does not grow with the profiles.
+    pending: BTreeSet<u16>,
 }
 
-/// What is wrong with a knock.
+/// The rejected knocks on one knock port since the last report about them.
+#[derive(Debug, Default)]
+struct RejectedAtPort {
+    report: RejectedReport,
+    quiet_until: Option<Instant>,
+    /// The last one. Where a firewall logs too what our table has logged, it counts once.
+    last: Option<(SynFields, IpAddr, u16)>,
+}
+
+/// Why a knock is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum RejectReason {
     /// It was valid once: its counter has been used or passed over.
     Replayed,
-    /// It is nobody's.
-    NoKeyFits,
+    /// No profile's keys match.
+    NoKeyMatches,
 }
 
-/// What a line about wrong knocks says.
+/// What a report about rejected knocks says.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct RejectedTally {
+pub(super) struct RejectedReport {
     total: u64,
     replayed: u64,
     sources: BTreeMap<IpAddr, u64>,
 }
 
+/// What came of counting a knock.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// This is to be reported now.
+    Report(RejectedReport),
+    /// It is reported later.
+    Pending,
+    /// It is the knock before, logged once more.
+    Duplicate,
+}
+
 impl RejectedKnocks {
-    /// Counts one. The first after a quiet minute is told of at once.
-    pub(super) fn count(&mut self, source: IpAddr, kind: Kind, now: Instant) -> Option<RejectedTally> {
-        self.tally.total += 1;
-        self.tally.replayed += u64::from(kind == Kind::Replayed);
-        if self.tally.sources.len() < MAX_SOURCES || self.tally.sources.contains_key(&source) {
-            *self.tally.sources.entry(source).or_default() += 1;
+    /// Counts one. The first after a quiet minute is reported at once.
+    pub(super) fn count(
+        &mut self,
+        syn: &LoggedSyn<'_>,
+        reason: RejectReason,
+        now: Instant,
+    ) -> Counted {
+        let port = self.ports.entry(syn.destination_port).or_default();
+        let this = Some((syn.fields, syn.source, syn.source_port));
+        if std::mem::replace(&mut port.last, this) == this {
+            return Counted::Duplicate;
+        }
+        self.pending.insert(syn.destination_port);
+        port.count(syn.source, reason, now).map_or(Counted::Pending, Counted::Report)
+    }
+
+    /// The reports that are due, and their knock ports.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<(u16, RejectedReport)> {
+        let mut due = Vec::new();
+        self.pending.retain(|number| {
+            let Some(port) = self.ports.get_mut(number) else { return false };
+            due.extend(port.due(now).map(|report| (*number, report)));
+            port.next_due().is_some()
+        });
+        due
+    }
+
+    /// When [`RejectedKnocks::due`] will next have something to report. None while nothing is pending, so that an idle
+    /// daemon has no timer.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.pending.iter().filter_map(|port| self.ports.get(port)?.next_due()).min()
+    }
+}
+
+impl RejectedAtPort {
+    fn count(
+        &mut self,
+        source: IpAddr,
+        reason: RejectReason,
+        now: Instant,
+    ) -> Option<RejectedReport> {
+        let report = &mut self.report;
+        report.total += 1;
+        report.replayed += u64::from(reason == RejectReason::Replayed);
+        if report.sources.len() < MAX_SOURCES || report.sources.contains_key(&source) {
+            *report.sources.entry(source).or_default() += 1;
         }
         self.due(now)
     }
 
-    /// What there is to tell, if a minute has passed since the last line.
-    pub(super) fn due(&mut self, now: Instant) -> Option<RejectedTally> {
-        if self.tally.total == 0 || self.quiet_until.is_some_and(|until| now < until) {
+    fn due(&mut self, now: Instant) -> Option<RejectedReport> {
+        if self.report.total == 0 || self.quiet_until.is_some_and(|until| now < until) {
             return None;
         }
-        self.quiet_until = Some(now + PERIOD);
-        Some(std::mem::take(&mut self.tally))
+        self.quiet_until = Some(now + REPORT_INTERVAL);
+        Some(std::mem::take(&mut self.report))
     }
 
-    /// When there will be something to tell, if nothing more happens. None while nothing is pending, so that an idle
-    /// daemon has no timer.
-    #[must_use]
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.quiet_until.filter(|_| self.tally.total > 0)
+    fn next_due(&self) -> Option<Instant> {
+        self.quiet_until.filter(|_| self.report.total > 0)
     }
 }
 
-impl fmt::Display for RejectedTally {
+impl fmt::Display for RejectedReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} wrong knock{}", self.total, if self.total == 1 { "" } else { "s" })?;
+        write!(f, "{} invalid knock{}", self.total, if self.total == 1 { "" } else { "s" })?;
         if self.replayed > 0 {
             write!(f, " ({} replayed)", self.replayed)?;
         }
@@ -80,9 +139,9 @@ impl fmt::Display for RejectedTally {
             f.write_str(" and others")?;
         }
         match self.replayed {
-            0 => f.write_str(": no key fits: wrong profile, or altered on the way"),
+            0 => f.write_str(": no key matches (another profile, or altered in transit)"),
             all if all == self.total => Ok(()),
-            _ => f.write_str(": no key fits the others: wrong profile, or altered on the way"),
+            _ => f.write_str(": no key matches the others (another profile, or altered in transit)"),
         }
     }
 }
@@ -96,36 +155,61 @@ mod tests {
     }
 
     #[test]
-    fn the_first_is_told_at_once_and_the_rest_of_the_minute_in_one_line() {
+    fn the_first_is_reported_at_once_and_the_rest_of_the_minute_in_one_line() {
         let start = Instant::now();
-        let mut wrong = RejectedKnocks::default();
-        let first = wrong.count(address(1), Kind::NoKeyFits, start).unwrap();
+        let mut rejected = RejectedAtPort::default();
+        let first = rejected.count(address(1), RejectReason::NoKeyMatches, start).unwrap();
         assert_eq!(
             first.to_string(),
-            "1 wrong knock from 192.0.2.1: no key fits: wrong profile, or altered on the way"
+            "1 invalid knock from 192.0.2.1: no key matches (another profile, or altered in transit)"
         );
-        assert_eq!(wrong.next_due(), None, "nothing is pending, so nothing wakes the daemon");
+        assert_eq!(rejected.next_due(), None, "nothing is pending, so nothing wakes the daemon");
 
-        assert_eq!(wrong.count(address(1), Kind::Replayed, start + Duration::from_secs(1)), None);
-        assert_eq!(wrong.count(address(1), Kind::Replayed, start + Duration::from_secs(2)), None);
-        assert_eq!(wrong.count(address(2), Kind::Replayed, start + Duration::from_secs(3)), None);
-        assert_eq!(wrong.next_due(), Some(start + PERIOD));
-        let rest = wrong.due(start + PERIOD).unwrap();
-        assert_eq!(rest.to_string(), "3 wrong knocks (3 replayed) from 192.0.2.1 (2), 192.0.2.2");
-        assert_eq!(wrong.due(start + 2 * PERIOD), None);
+        for (host, after) in [(1, 1), (1, 2), (2, 3)] {
+            let now = start + Duration::from_secs(after);
+            assert_eq!(rejected.count(address(host), RejectReason::Replayed, now), None);
+        }
+        assert_eq!(rejected.next_due(), Some(start + REPORT_INTERVAL));
+        let rest = rejected.due(start + REPORT_INTERVAL).unwrap();
+        assert_eq!(rest.to_string(), "3 invalid knocks (3 replayed) from 192.0.2.1 (2), 192.0.2.2");
+        assert_eq!(rejected.due(start + 2 * REPORT_INTERVAL), None);
     }
 
     #[test]
     fn memory_does_not_grow_with_the_number_of_sources() {
         let start = Instant::now();
-        let mut wrong = RejectedKnocks::default();
-        wrong.count(address(0), Kind::Replayed, start);
+        let mut rejected = RejectedAtPort::default();
+        rejected.count(address(0), RejectReason::Replayed, start);
         for last in 0..=255 {
-            wrong.count(address(last), Kind::Replayed, start);
+            rejected.count(address(last), RejectReason::Replayed, start);
         }
-        let tally = wrong.due(start + PERIOD).unwrap();
-        assert_eq!(tally.sources.len(), MAX_SOURCES);
-        assert!(tally.to_string().starts_with("256 wrong knocks (256 replayed) from "), "{tally}");
-        assert!(tally.to_string().ends_with(" and others"), "{tally}");
+        let report = rejected.due(start + REPORT_INTERVAL).unwrap();
+        assert_eq!(report.sources.len(), MAX_SOURCES);
+        assert!(report.to_string().starts_with("256 invalid knocks (256 replayed) from "), "{report}");
+        assert!(report.to_string().ends_with(" and others"), "{report}");
+    }
+
+    #[test]
+    fn a_knock_that_two_firewalls_log_counts_once_and_each_port_has_a_report_of_its_own() {
+        let start = Instant::now();
+        let mut rejected = RejectedKnocks::default();
+        let syn = |destination_port, seq| LoggedSyn {
+            source: address(1),
+            destination: address(2),
+            source_port: 2000,
+            destination_port,
+            fields: SynFields { id: 1, seq, ack: 0, window: 0 },
+            options_hex: b"",
+        };
+        let mut count =
+            |port, seq| rejected.count(&syn(port, seq), RejectReason::NoKeyMatches, start);
+        assert!(matches!(count(666, 1), Counted::Report(_)));
+        assert_eq!(count(666, 1), Counted::Duplicate);
+        assert_eq!(count(666, 2), Counted::Pending);
+        assert!(matches!(count(667, 2), Counted::Report(_)));
+        assert_eq!(rejected.next_due(), Some(start + REPORT_INTERVAL));
+        let due = rejected.due(start + REPORT_INTERVAL);
+        assert_eq!(due.iter().map(|(port, report)| (*port, report.total)).collect::<Vec<_>>(), [(666, 1)]);
+        assert_eq!(rejected.next_due(), None);
     }
 }

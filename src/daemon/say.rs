@@ -1,8 +1,6 @@
 //! The daemon's voice: one line an event on stderr, lower case, what happened and to whom. A service manager adds the
 //! time. Names that came from outside are printed with `{:?}` by those who know them to be names.
 
-#![forbid(unsafe_code)]
-
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::os::fd::AsFd;

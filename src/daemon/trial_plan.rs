@@ -1,8 +1,6 @@
 //! What `--check --try` is asked to try, and what it finds. The trial itself is `crate::trial`, which starts programs and
 //! opens sockets: nothing here may. It is handed in by the program's `main`.
 
-#![forbid(unsafe_code)]
-
 use std::path::PathBuf;
 
 /// What to try, and with which daemon.

@@ -1,8 +1,6 @@
 //! The guard: what `minimal-firewall.sh` remembers, and whether it is loaded. Who else closes a port is not asked here: only
 //! packets tell.
 
-#![forbid(unsafe_code)]
-
 use std::path::Path;
 
 use super::Found;

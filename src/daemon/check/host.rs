@@ -1,7 +1,5 @@
 //! What the kernel is set to, where that bears on a knock.
 
-#![forbid(unsafe_code)]
-
 use std::path::Path;
 
 use super::Found;

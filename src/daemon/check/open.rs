@@ -1,7 +1,5 @@
 //! What a knock could open: root's `allow` and each profile's.
 
-#![forbid(unsafe_code)]
-
 use crate::daemon::config::ServiceText;
 use crate::daemon::trial_plan::Tried;
 use crate::privileged::{Protocol, Service};
