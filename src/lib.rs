@@ -27,8 +27,15 @@ pub mod client;
 pub mod counter;
 pub mod daemon;
 pub mod genprofile;
+pub mod grant;
 pub mod layout;
 pub mod privileged;
 pub mod profile;
 pub mod syn;
-pub mod trial;
+mod trial;
+
+/// The program `knock-daemon`: everything is in [`daemon`], but what `--check --try` tries.
+#[must_use]
+pub fn knock_daemon() -> std::process::ExitCode {
+    daemon::main(trial::run)
+}

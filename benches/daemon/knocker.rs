@@ -8,7 +8,7 @@ use knockknock::client::packet::{Ends, KnockPacket};
 use knockknock::client::wire::RawSockets;
 use knockknock::layout::Request;
 use knockknock::layout::classic::{Keys, seal};
-use knockknock::profile::ProfileFiles;
+use knockknock::profile::files::ProfileFiles;
 use knockknock::syn::SynFields;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;

@@ -1,7 +1,5 @@
 //! A SOCKS proxy that knocks.
 
-#![forbid(unsafe_code)]
-
 use clap::Parser;
 use knockknock::client::proxy::{cli::Cli, run::run};
 

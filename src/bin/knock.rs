@@ -1,7 +1,5 @@
 //! Sends one knock.
 
-#![forbid(unsafe_code)]
-
 use clap::Parser;
 use knockknock::client::{cli::Cli, run::run};
 

@@ -16,7 +16,7 @@ use super::plain::NoConnection;
 use super::target::NoRoute;
 use super::turn::NoTurn;
 use crate::counter::CounterError;
-use crate::profile::ProfileError;
+use crate::profile::error::ProfileError;
 
 /// Why no knock was sent.
 #[derive(Debug)]

@@ -19,7 +19,8 @@ use super::wire::RawSockets;
 use crate::counter::Counter;
 use crate::layout::Request;
 use crate::layout::classic::{self, SealError};
-use crate::profile::{Profile, ProfileFiles};
+use crate::profile::Profile;
+use crate::profile::files::ProfileFiles;
 use crate::syn::SynFields;
 
 /// A profile that can be knocked with.

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use super::failure::Failure;
 use super::target::ascii_name;
-use crate::profile::{self, ProfileConfig};
+use crate::profile;
+use crate::profile::config::ProfileConfig;
 
 /// What somebody wants to reach.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,8 @@ use super::packet::{Ends, KnockPacket, TTL};
 use super::target::Route;
 use crate::layout::Request;
 use crate::layout::classic::{self, SealError};
-use crate::profile::{self, Layout};
+use crate::profile;
+use crate::profile::config::Layout;
 
 /// The profiles in `profiles`, a line each, after a line that names the columns. A profile that cannot be used
 /// says why.

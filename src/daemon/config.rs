@@ -1,15 +1,16 @@
 //! `config` in the config directory: root's word on what anybody may be granted. The original's keys are `delay`
 //! and `error_window`; ours are in the same syntax.
 
-use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::privileged::{Protocol, Service};
-use crate::profile::{self, Ini, NamedService, NotRoots, Transport};
+use thiserror::Error;
+
+use crate::grant::Service;
+use crate::profile::checked_file::{FileError, read_checked};
+use crate::profile::ini::Ini;
+use crate::profile::roots::{NotRoots, roots_alone};
 
 /// The most that `delay` may be, in seconds: half a day. Longer is no grant but a rule.
 const MAX_DELAY: u16 = 12 * 60 * 60;
@@ -37,7 +38,7 @@ pub struct Config {
     /// Whom to run as. None: `knockknock` if there is such a user, else `nobody`.
     pub user: Option<String>,
     /// What may be asked for, like `tcp/22` or `tcp/8000-8010`. None: any TCP port.
-    pub allow: Option<Vec<ServiceText>>,
+    pub allow: Option<Vec<Service>>,
     /// Whether IPv4 addresses are let in.
     pub ipv4: bool,
     /// Whether IPv6 addresses are let in.
@@ -133,40 +134,13 @@ impl FromStr for FirewallKind {
             "auto" => Ok(Self::Auto),
             "conntrack" => Ok(Self::Conntrack),
             "nftables" => Ok(Self::Nftables),
-            "iptables" => Err(
-                "the back end iptables is gone; remove the line: conntrack, the default, opens \
-                 ports in any firewall that accepts ESTABLISHED,RELATED, made by iptables or not"
-                    .into(),
-            ),
+            "iptables" => Err("the back end iptables is gone\nfix: remove the line: conntrack, the default, opens ports in any \
+                 firewall that accepts ESTABLISHED,RELATED, made by iptables or not"
+                .into()),
             _ => Err(format!(
                 "there is no back end {text:?}; firewall may be auto, conntrack or nftables"
             )),
         }
-    }
-}
-
-/// A service as it is written: `tcp/22`, `tcp/8000-8010`, `udp/1194`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServiceText(pub Service);
-
-impl TryFrom<String> for ServiceText {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let NamedService { transport, first_port, last_port } = text.parse()?;
-        let protocol = match transport {
-            Transport::Tcp => Protocol::Tcp,
-            Transport::Udp => Protocol::Udp,
-        };
-        Ok(Self(Service { protocol, first_port, last_port }))
-    }
-}
-
-impl fmt::Display for ServiceText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Service { protocol, first_port, last_port } = self.0;
-        write!(f, "{protocol}/{first_port}")?;
-        if first_port == last_port { Ok(()) } else { write!(f, "-{last_port}") }
     }
 }
 
@@ -216,21 +190,16 @@ pub(super) fn read<T>(
     path: &Path,
     parse: impl FnOnce(&[u8]) -> Result<T, String>,
 ) -> Result<Option<T>, ConfigError> {
-    let error = |kind| ConfigError { path: path.to_owned(), kind };
-    let file = match OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path) {
+    // The beginning of a config may allow what its end takes back, so it is read whole or not at all.
+    let file = match read_checked(path, MAX_LEN) {
         Ok(file) => file,
-        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(why) => return Err(error(Kind::Unreadable(why))),
+        Err(FileError::Unreadable(why)) if why.kind() == io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        Err(why) => return Err(ConfigError::of(path, why)),
     };
-    let metadata = file.metadata().map_err(|why| error(Kind::Unreadable(why)))?;
-    // The beginning of a config may allow what its end takes back.
-    if metadata.len() > MAX_LEN {
-        return Err(error(Kind::TooLarge));
-    }
-    profile::roots_alone(path).map_err(|why| error(Kind::NotRoots(why)))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_LEN).read_to_end(&mut bytes).map_err(|why| error(Kind::Unreadable(why)))?;
-    parse(&bytes).map(Some).map_err(|why| error(Kind::Wrong(why)))
+    roots_alone(path)?;
+    parse(&file.bytes).map(Some).map_err(|why| ConfigError::Wrong(path.to_owned(), why))
 }
 
 fn firewall(ini: &mut Ini) -> Result<Option<FirewallKind>, String> {
@@ -239,10 +208,8 @@ fn firewall(ini: &mut Ini) -> Result<Option<FirewallKind>, String> {
 }
 
 /// What `allow` names: something, or nobody could be let in.
-fn services(ini: &mut Ini) -> Result<Option<Vec<ServiceText>>, String> {
-    let Some(texts) = ini.list("allow")? else { return Ok(None) };
-    let services: Result<Vec<_>, _> = texts.into_iter().map(ServiceText::try_from).collect();
-    let services = services.map_err(|why| ini.wrong("allow", &why))?;
+fn services(ini: &mut Ini) -> Result<Option<Vec<Service>>, String> {
+    let Some(services) = ini.services("allow")? else { return Ok(None) };
     if services.is_empty() {
         let why = "it names nothing, so nobody could be let in; name a service, like tcp/22, or remove the line";
         return Err(ini.wrong("allow", why));
@@ -251,42 +218,41 @@ fn services(ini: &mut Ini) -> Result<Option<Vec<ServiceText>>, String> {
 }
 
 /// Why there is no config to go by.
-#[derive(Debug)]
-pub struct ConfigError {
-    path: PathBuf,
-    kind: Kind,
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("{0:?}: cannot be read: {1}")]
+    Unreadable(PathBuf, #[source] io::Error),
+    /// It is a directory, a FIFO, a device.
+    #[error("{0:?}: not a regular file")]
+    NotAFile(PathBuf),
+    /// Somebody else than root could change it.
+    #[error(transparent)]
+    NotRoots(#[from] NotRoots),
+    /// It is larger than any config is.
+    #[error("{0:?}: larger than {MAX_LEN} bytes, which no config is\nfix: check what is in it")]
+    TooLarge(PathBuf),
+    /// It does not say what a config may say.
+    #[error("{0:?}: {1}")]
+    Wrong(PathBuf, String),
 }
 
-#[derive(Debug)]
-enum Kind {
-    Unreadable(io::Error),
-    NotRoots(NotRoots),
-    TooLarge,
-    Wrong(String),
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Kind::NotRoots(why) = &self.kind {
-            return why.fmt(f);
-        }
-        write!(f, "{:?}: ", self.path)?;
-        match &self.kind {
-            Kind::NotRoots(why) => why.fmt(f),
-            Kind::Unreadable(why) => write!(f, "cannot be read: {why}"),
-            Kind::TooLarge => {
-                write!(f, "larger than {MAX_LEN} bytes, which no config is; check what is in it")
-            }
-            Kind::Wrong(why) => f.write_str(why),
+impl ConfigError {
+    fn of(path: &Path, why: FileError) -> Self {
+        let path = path.to_owned();
+        match why {
+            FileError::Unreadable(why) => Self::Unreadable(path, why),
+            FileError::NotAFile => Self::NotAFile(path),
+            FileError::WritableByOthers => NotRoots::Writable(path).into(),
+            FileError::TooLarge => Self::TooLarge(path),
         }
     }
 }
 
-impl std::error::Error for ConfigError {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grant::Protocol;
 
     #[test]
     fn a_config_is_read_whole_or_refused() {
@@ -300,9 +266,8 @@ mod tests {
     #[test]
     fn services_are_read() {
         let config = Config::parse(b"[main]\nallow = [\"tcp/22\", \"udp/60000-61000\"]\n").unwrap();
-        let services: Vec<_> = config.allow.unwrap().iter().map(|text| text.0).collect();
         assert_eq!(
-            services,
+            config.allow.unwrap(),
             [
                 Service { protocol: Protocol::Tcp, first_port: 22, last_port: 22 },
                 Service { protocol: Protocol::Udp, first_port: 60_000, last_port: 61_000 },

@@ -19,7 +19,9 @@ use crate::profile::roots::NotRoots;
 #[derive(Debug, Error)]
 pub(super) enum DaemonError {
     /// Not started as root.
-    #[error("not started by root\nfix: start it as root, to open the log and the firewall; it then runs as another user")]
+    #[error(
+        "not started by root\nfix: start it as root, to open the log and the firewall; it then runs as another user"
+    )]
     NotRoot,
     /// An `--instance` that cannot be part of a file name and of a table's name.
     #[error("invalid --instance {0:?}\nfix: use 1 to 12 letters, digits, - and _")]
@@ -31,7 +33,9 @@ pub(super) enum DaemonError {
     #[error(transparent)]
     NotRoots(#[from] NotRoots),
     /// Another daemon has this config directory.
-    #[error("another knock-daemon runs with {0:?}\nfix: stop it first, or give this one its own with --instance")]
+    #[error(
+        "another knock-daemon runs with {0:?}\nfix: stop it first, or give this one its own with --instance"
+    )]
     Locked(PathBuf),
     /// The config is wrong.
     #[error(transparent)]
@@ -73,7 +77,7 @@ pub(super) enum DaemonError {
     #[error("{0}: {1}")]
     System(&'static str, #[source] io::Error),
     /// `--check` found this many problems and has told of them.
-    #[error("{0} problem{} found", if *.0 == 1 { "" } else { "s" })]
+    #[error("{count} problem{s} found", count = .0, s = if *.0 == 1 { "" } else { "s" })]
     Problems(usize),
     /// `--try` was told to end.
     #[error("interrupted; nothing of the trial is left")]

@@ -41,9 +41,9 @@ impl ExpectedKnocks {
     ) -> Result<(Self, Listening), DaemonError> {
         let requests: usize = registry.profiles().flat_map(|p| &p.requests).map(Vec::len).sum();
         // As many counters of each as the kernel's set has room for. Below the window there is no use in it.
-        let room = MAX_EXPECTED.checked_div(requests).map_or(FAR, |room| {
-            u32::try_from(room).map_or(FAR, |room| room.min(FAR))
-        });
+        let room = MAX_EXPECTED
+            .checked_div(requests)
+            .map_or(FAR, |room| u32::try_from(room).map_or(FAR, |room| room.min(FAR)));
         let counters = if room < window { 0 } else { room };
         let is_listed = |profile: &ProfileState| counters > 0 && profile.requests.is_some();
         let by_port = registry.ports().filter(|(_, profiles)| !profiles.iter().all(is_listed));

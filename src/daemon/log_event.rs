@@ -3,7 +3,7 @@
 use super::kernel_log_line::not_a_syn::NotASyn;
 use super::kernel_log_line::packet::{self, NewConnection};
 use super::kernel_log_line::{self, Framing};
-use crate::privileged::LogRules;
+use crate::privileged::firewall::log_rules::LogRules;
 use crate::syn::LoggedSyn;
 
 /// What lines about us begin with.
@@ -32,7 +32,11 @@ impl LogPrefixes {
     }
 
     /// Reads a line, without its newline.
-    pub(super) fn read<'l>(&self, line: &'l [u8], framing: Framing) -> Result<LogEvent<'l>, NotASyn> {
+    pub(super) fn read<'l>(
+        &self,
+        line: &'l [u8],
+        framing: Framing,
+    ) -> Result<LogEvent<'l>, NotASyn> {
         let message = kernel_log_line::message(line, framing)?;
         if let Some(text) = message.strip_prefix(self.own.came_in_prefix.as_bytes()) {
             return packet::new_connection(text).map(LogEvent::NewConnection);

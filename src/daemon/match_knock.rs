@@ -57,10 +57,11 @@ impl KnockMatcher {
             None => {}
         }
         if let Some((at, request, counter)) = self.find_in_window(profiles, syn, now) {
-            return profiles.get_mut(at).map_or(
-                KnockMatch::Invalid(RejectReason::NoKeyMatches),
-                |profile| KnockMatch::Valid(profile, request, counter),
-            );
+            return profiles
+                .get_mut(at)
+                .map_or(KnockMatch::Invalid(RejectReason::NoKeyMatches), |profile| {
+                    KnockMatch::Valid(profile, request, counter)
+                });
         }
         if let Some((profile, ahead)) = self.find_far_ahead(profiles, syn, now) {
             return KnockMatch::FarAhead(profile, ahead);
@@ -126,12 +127,7 @@ impl KnockMatcher {
     }
 
     /// Whether this knock was used, or passed over, not long ago.
-    fn is_behind(
-        &mut self,
-        profiles: &[ProfileState],
-        syn: &LoggedSyn<'_>,
-        now: Instant,
-    ) -> bool {
+    fn is_behind(&mut self, profiles: &[ProfileState], syn: &LoggedSyn<'_>, now: Instant) -> bool {
         if !self.behind.allows(now) {
             return false;
         }
@@ -182,8 +178,7 @@ mod tests {
             ipv4: true,
             ipv6: true,
         };
-        let defaults =
-            ProfileDefaults { seconds: 15, error_window: WINDOW, spend: Spend::Any };
+        let defaults = ProfileDefaults { seconds: 15, error_window: WINDOW, spend: Spend::Any };
         vec![ProfileState::new(ProfileFiles::read(dir).unwrap(), &limits, defaults).unwrap().1]
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::config::{FirewallChoice, LogRule};
+use super::config::{FirewallKind, LogRule};
 use super::error::DaemonError;
 use super::say;
 use super::settings::Settings;
@@ -27,9 +27,9 @@ pub(super) fn create(settings: &Settings, log: &LogRules) -> Result<Firewall, Da
     let create =
         |back_end| Firewall::create(&settings.table, back_end, log, settings.config.max_open);
     let created = match settings.config.firewall {
-        FirewallChoice::Conntrack => create(BackEnd::Conntrack),
-        FirewallChoice::Nftables => create(BackEnd::Nftables),
-        FirewallChoice::Auto => match create(BackEnd::Conntrack) {
+        FirewallKind::Conntrack => create(BackEnd::Conntrack),
+        FirewallKind::Nftables => create(BackEnd::Nftables),
+        FirewallKind::Auto => match create(BackEnd::Conntrack) {
             Err(error @ FirewallError::NoConntrackHelper) => {
                 say::event(format_args!("goes on with firewall = \"nftables\": {error}"));
                 create(BackEnd::Nftables)

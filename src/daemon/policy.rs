@@ -89,7 +89,9 @@ impl Policy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(super) enum Denial {
     /// It asks for the profile's default, and there is none.
-    #[error("it names no port and the profile has no default\nfix: set `port` in the profile's config")]
+    #[error(
+        "it names no port and the profile has no default\nfix: set `port` in the profile's config"
+    )]
     NoDefault,
     /// The profile's `allow` does not have the port.
     #[error("port {0} is not in the profile's `allow`")]
@@ -98,7 +100,7 @@ pub(super) enum Denial {
     #[error("udp/{0}: without `allow` in `config` only TCP is granted\nfix: name udp/{0} there")]
     TcpAlone(u16),
     /// Root's limits refuse it.
-    #[error("{}{2}", named(*.0, *.1, .2))]
+    #[error("{service}{why}", service = named(*.0, *.1, .2), why = .2)]
     ByLimits(Protocol, u16, OutsideLimits),
 }
 

@@ -59,7 +59,7 @@ impl ProfileState {
     ) -> Result<(u16, Self), ProfileError> {
         let config_path = files.dir().join("config");
         let (profile, counter) = files.parse()?;
-        let allow = profile.config.allow.map(services).transpose();
+        let allow = profile.config.allow.as_deref().map(services).transpose();
         let allow =
             allow.map_err(|why| ProfileError::BadConfig(config_path, format!("allow: {why}")))?;
         let ProfileDefaults { seconds, spend, error_window } = defaults;
@@ -110,6 +110,6 @@ impl ProfileState {
     }
 }
 
-fn services(texts: Vec<String>) -> Result<Vec<Service>, NotAService> {
+fn services(texts: &[String]) -> Result<Vec<Service>, NotAService> {
     texts.iter().map(|text| text.parse()).collect()
 }

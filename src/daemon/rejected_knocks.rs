@@ -141,7 +141,9 @@ impl fmt::Display for RejectedReport {
         match self.replayed {
             0 => f.write_str(": no key matches (another profile, or altered in transit)"),
             all if all == self.total => Ok(()),
-            _ => f.write_str(": no key matches the others (another profile, or altered in transit)"),
+            _ => {
+                f.write_str(": no key matches the others (another profile, or altered in transit)")
+            }
         }
     }
 }
@@ -185,7 +187,10 @@ mod tests {
         }
         let report = rejected.due(start + REPORT_INTERVAL).unwrap();
         assert_eq!(report.sources.len(), MAX_SOURCES);
-        assert!(report.to_string().starts_with("256 invalid knocks (256 replayed) from "), "{report}");
+        assert!(
+            report.to_string().starts_with("256 invalid knocks (256 replayed) from "),
+            "{report}"
+        );
         assert!(report.to_string().ends_with(" and others"), "{report}");
     }
 
@@ -209,7 +214,10 @@ mod tests {
         assert!(matches!(count(667, 2), Counted::Report(_)));
         assert_eq!(rejected.next_due(), Some(start + REPORT_INTERVAL));
         let due = rejected.due(start + REPORT_INTERVAL);
-        assert_eq!(due.iter().map(|(port, report)| (*port, report.total)).collect::<Vec<_>>(), [(666, 1)]);
+        assert_eq!(
+            due.iter().map(|(port, report)| (*port, report.total)).collect::<Vec<_>>(),
+            [(666, 1)]
+        );
         assert_eq!(rejected.next_due(), None);
     }
 }

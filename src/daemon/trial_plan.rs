@@ -5,37 +5,37 @@ use std::path::PathBuf;
 
 /// What to try, and with which daemon.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub(crate) struct TrialPlan {
     /// Where the `config` of the host's own daemon is.
-    pub config_dir: PathBuf,
+    pub(crate) config_dir: PathBuf,
     /// Its `log`.
-    pub log: String,
+    pub(crate) log: String,
     /// Its `firewall`.
-    pub firewall: &'static str,
+    pub(crate) firewall: &'static str,
     /// Its `user`.
-    pub user: Option<String>,
+    pub(crate) user: Option<String>,
     /// The services.
-    pub services: Vec<Tried>,
+    pub(crate) services: Vec<Tried>,
     /// Knock ports of the host's own profiles: the trial takes another.
-    pub taken: Vec<u16>,
+    pub(crate) taken: Vec<u16>,
     /// Whether IPv4 addresses are let in.
-    pub ipv4: bool,
+    pub(crate) ipv4: bool,
     /// Whether IPv6 addresses are let in.
-    pub ipv6: bool,
+    pub(crate) ipv6: bool,
 }
 
 /// One TCP service to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tried {
+pub(crate) struct Tried {
     /// Its port as clients see it.
-    pub port: u16,
+    pub(crate) port: u16,
     /// Whether a knock may open it.
-    pub can_be_opened: bool,
+    pub(crate) can_be_opened: bool,
 }
 
 /// What was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
+pub(crate) enum Finding {
     /// It is as it should be, or it could not be tried.
     Note(String),
     /// It is not.
@@ -44,7 +44,7 @@ pub enum Finding {
 
 /// Somebody wanted the trial to end before it was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Interrupted;
+pub(crate) struct Interrupted;
 
 /// Tries, and says what is found as it goes.
-pub type Trial = fn(&Plan, &mut dyn FnMut(Finding)) -> Result<(), Interrupted>;
+pub(crate) type RunTrial = fn(&TrialPlan, &mut dyn FnMut(Finding)) -> Result<(), Interrupted>;

@@ -6,8 +6,6 @@
 //! ciphertext (12 bytes) = plaintext XOR keystream[0..12]  ->  ID (2) SEQ (4) ACK (4) WINDOW (2)
 //! ```
 
-#![forbid(unsafe_code)]
-
 use std::fmt;
 
 use aes::Aes128;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::ProfileError;
+use super::error::ProfileError;
 use super::ini::Ini;
 
 /// What a profile's `config` says, below `[main]`. The same file serves both ends: each reads what is its own.

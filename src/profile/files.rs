@@ -1,15 +1,18 @@
 //! The files of a profile as bytes: opened and read, not yet looked at.
 
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use zeroize::Zeroizing;
 
-use super::{Profile, ProfileConfig, ProfileError, roots_alone};
+use super::Profile;
+use super::checked_file::{CheckedFile, FileError, is_writable_by_others, read_checked};
+use super::config::ProfileConfig;
+use super::error::ProfileError;
+use super::roots::roots_alone;
 use crate::counter::{self, Counter};
 use crate::layout::classic::{KEY_LEN, Keys};
 
@@ -25,9 +28,16 @@ pub struct ProfileFiles {
     dir: PathBuf,
     cipher_key: Zeroizing<Vec<u8>>,
     mac_key: Zeroizing<Vec<u8>>,
-    config: Vec<u8>,
+    config: Zeroizing<Vec<u8>>,
     counter: Counter,
     readable_by_others: bool,
+}
+
+impl Profile {
+    /// Reads and parses the profile in `dir`, and opens its counter.
+    pub fn load(dir: &Path) -> Result<(Self, Counter), ProfileError> {
+        ProfileFiles::read(dir)?.parse()
+    }
 }
 
 impl ProfileFiles {
@@ -45,19 +55,20 @@ impl ProfileFiles {
         let dir_metadata =
             dir.metadata().map_err(|why| ProfileError::Unreadable(dir.to_owned(), why))?;
         refuse_writable_by_others(dir, &dir_metadata)?;
-        let (cipher_key, open_cipher_key) = read_file(&dir.join("cipher.key"))?;
-        let (mac_key, open_mac_key) = read_file(&dir.join("mac.key"))?;
-        let (config, _) = read_file(&dir.join("config"))?;
+        let cipher_key = read_file(&dir.join("cipher.key"))?;
+        let mac_key = read_file(&dir.join("mac.key"))?;
+        let config = read_file(&dir.join("config"))?;
         let counter = Counter::open(dir)?;
         refuse_writable_by_others(&dir.join(counter::FILE_NAME), &counter.metadata()?)?;
         let private_dir = dir_metadata.mode() & 0o077 == 0;
         Ok(Self {
             dir: dir.to_owned(),
-            cipher_key: Zeroizing::new(cipher_key),
-            mac_key: Zeroizing::new(mac_key),
-            config,
+            readable_by_others: !private_dir
+                && (cipher_key.readable_by_others || mac_key.readable_by_others),
+            cipher_key: cipher_key.bytes,
+            mac_key: mac_key.bytes,
+            config: config.bytes,
             counter,
-            readable_by_others: !private_dir && (open_cipher_key || open_mac_key),
         })
     }
 
@@ -92,38 +103,23 @@ impl ProfileFiles {
     }
 }
 
-/// The content of a regular file, and whether others can read it.
-fn read_file(path: &Path) -> Result<(Vec<u8>, bool), ProfileError> {
-    let unreadable = |why| ProfileError::Unreadable(path.to_owned(), why);
-    // O_NONBLOCK: a FIFO in its place must not hang us.
-    let opened: Result<File, _> =
-        OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
-    let file = opened.map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(ProfileError::NotAFile(path.to_owned()));
-    }
-    refuse_writable_by_others(path, &metadata)?;
-    if metadata.len() > MAX_LEN {
-        return Err(ProfileError::TooLarge(path.to_owned()));
-    }
-    // Room for all of it and the end at once: a buffer that grows leaves copies of a key behind in memory, and a larger
-    // one for each of ten thousand profiles leaves the daemon with hundreds of megabytes.
-    let whole = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
-    let mut bytes = Vec::with_capacity(whole + 1);
-    file.take(metadata.len() + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() > whole {
-        return Err(unreadable(io::Error::other("it grew while it was read; try again")));
-    }
-    Ok((bytes, metadata.mode() & 0o077 != 0))
+fn read_file(path: &Path) -> Result<CheckedFile, ProfileError> {
+    read_checked(path, MAX_LEN).map_err(|error| {
+        let path = path.to_owned();
+        match error {
+            FileError::Unreadable(why) => ProfileError::Unreadable(path, why),
+            FileError::NotAFile => ProfileError::NotAFile(path),
+            FileError::WritableByOthers => ProfileError::WritableByOthers(path),
+            FileError::TooLarge => ProfileError::TooLarge(path),
+        }
+    })
 }
 
 fn refuse_writable_by_others(path: &Path, metadata: &Metadata) -> Result<(), ProfileError> {
-    if metadata.mode() & 0o022 == 0 {
-        Ok(())
-    } else {
-        Err(ProfileError::WritableByOthers(path.to_owned()))
+    if is_writable_by_others(metadata) {
+        return Err(ProfileError::WritableByOthers(path.to_owned()));
     }
+    Ok(())
 }
 
 fn key(bytes: &[u8], path: &Path) -> Result<Zeroizing<[u8; KEY_LEN]>, ProfileError> {

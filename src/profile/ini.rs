@@ -11,6 +11,7 @@ use std::ops::RangeInclusive;
 use configparser::ini::{Ini as Reader, IniDefault};
 
 use super::plain::{line_numbers, plain};
+use crate::grant::{NotAService, Service};
 
 /// Its values are those of `[main]` where that has none of its own.
 const DEFAULTS: &str = "default";
@@ -180,6 +181,13 @@ impl Ini {
             Some(part) => Err(self.wrong(key, &format!("{part:?} has quotes that do not match"))),
             None => Ok(Some(parts)),
         }
+    }
+
+    /// A list of services, like `tcp/22, udp/60000-61000`.
+    pub(crate) fn services(&mut self, key: &'static str) -> Result<Option<Vec<Service>>, String> {
+        let Some(texts) = self.list(key)? else { return Ok(None) };
+        let services = texts.iter().map(|text| text.parse()).collect::<Result<_, NotAService>>();
+        services.map(Some).map_err(|why| self.wrong(key, &why.to_string()))
     }
 
     /// Something is wrong with what `key` says.

@@ -11,8 +11,6 @@
 //! Nothing of it outlives this process: namespace and cable end with the thread, the daemon is ended by the kernel, and what
 //! is left of a directory goes with the next trial. What it reads comes from this host and its own namespace.
 
-#![forbid(unsafe_code)]
-
 mod host;
 mod link;
 mod server;
@@ -24,10 +22,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::packet::{Ends, KnockPacket};
-use crate::daemon::trial_plan::{Finding, Interrupted as Stopped, Plan, Tried};
+use crate::daemon::trial_plan::{Finding, Interrupted, TrialPlan, Tried};
 use crate::layout::Request;
 use server::Server;
-use signals::{Interrupted, Signals, TICK};
+use signals::{Signals, TICK};
 use stranger::{Reach, Stranger};
 
 /// How long a stranger waits for an answer: a SYN is sent again after one second.
@@ -41,7 +39,7 @@ const TOLD: Duration = Duration::from_secs(1);
 const SHUT: Duration = Duration::from_secs(3);
 
 /// Tries, and says what is found as it goes. Nothing is left of it when this returns.
-pub fn run(plan: &Plan, say: &mut dyn FnMut(Finding)) -> Result<(), Stopped> {
+pub(crate) fn run(plan: &TrialPlan, say: &mut dyn FnMut(Finding)) -> Result<(), Interrupted> {
     let tried = Signals::take().map_err(|errno| errno.desc().to_owned());
     let tried = tried.and_then(|signals| {
         let [high, low] = host::random()?;
@@ -50,8 +48,8 @@ pub fn run(plan: &Plan, say: &mut dyn FnMut(Finding)) -> Result<(), Stopped> {
     });
     match tried {
         Ok((signals, stranger)) => {
-            let mut trial = Trial { plan, signals: &signals, stranger: &stranger, say };
-            trial.run().map_err(|Interrupted| Stopped)
+            let mut trial = TrialRun { plan, signals: &signals, stranger: &stranger, say };
+            trial.run()
         }
         Err(why) => {
             say(Finding::Note(format!(
@@ -63,8 +61,8 @@ pub fn run(plan: &Plan, say: &mut dyn FnMut(Finding)) -> Result<(), Stopped> {
 }
 
 /// One trial of all services.
-struct Trial<'t> {
-    plan: &'t Plan,
+struct TrialRun<'t> {
+    plan: &'t TrialPlan,
     signals: &'t Signals,
     stranger: &'t Stranger,
     say: &'t mut dyn FnMut(Finding),
@@ -78,7 +76,7 @@ struct Closed {
     answered: bool,
 }
 
-impl Trial<'_> {
+impl TrialRun<'_> {
     fn run(&mut self) -> Result<(), Interrupted> {
         let targets = self.targets();
         let mut closed = Vec::new();

@@ -3,8 +3,6 @@
 //! Its config directory is below /run, locked for as long as we live, and goes with us; if we were killed, with the next
 //! trial.
 
-#![forbid(unsafe_code)]
-
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -17,11 +15,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::signals::{Interrupted, Signals, TICK};
-use crate::daemon::trial_plan::Plan;
+use super::signals::{Signals, TICK};
+use crate::daemon::trial_plan::{Interrupted, TrialPlan};
 use crate::layout::Request;
 use crate::layout::classic::{Keys, SealError, seal};
-use crate::profile::{Profile, create};
+use crate::profile::Profile;
+use crate::profile::create::create;
 use crate::syn::SynFields;
 
 /// Where the directories are, and how their names begin.
@@ -51,7 +50,7 @@ pub(super) struct Server {
 impl Server {
     /// Starts a daemon whose profile may have `ports`. The inner error says why there is none.
     pub(super) fn start(
-        plan: &Plan,
+        plan: &TrialPlan,
         ports: &[u16],
         knock_port: u16,
         signals: &Signals,
@@ -64,7 +63,7 @@ impl Server {
         Ok(if ready { Ok(server) } else { Err(server.last_words()) })
     }
 
-    fn launch(plan: &Plan, ports: &[u16], knock_port: u16) -> Result<Self, String> {
+    fn launch(plan: &TrialPlan, ports: &[u16], knock_port: u16) -> Result<Self, String> {
         let dir = Dir::new().map_err(|why| format!("{RUN}: {why}"))?;
         let config = plan.config_dir.join("config");
         match fs::copy(&config, dir.path.join("config")) {

@@ -1,19 +1,15 @@
 //! Being told to end, while something is there to be taken away first.
 
-#![forbid(unsafe_code)]
-
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use crate::daemon::trial_plan::Interrupted;
+
 /// How often whoever waits looks whether this is to end.
 pub(super) const TICK: Duration = Duration::from_millis(20);
-
-/// Somebody wants this to end.
-#[derive(Debug)]
-pub(super) struct Interrupted;
 
 /// SIGINT, SIGTERM and SIGHUP are for us to see, in this thread and those that it starts. When dropped, they are as before.
 #[derive(Debug)]

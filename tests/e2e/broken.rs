@@ -67,7 +67,7 @@ fn a_cut_key_a_garbled_counter_and_a_wrong_config_are_named() {
         ("counter", "99999999999\n", "larger than"),
         ("config", "[main]\nknock_port = 666\nknok = 1\n", "knok"),
         ("config", "[main]\nknock_port = 0\n", "knock_port is 0"),
-        ("config", "[main]\nknock_port = 666\nallow = [\"ssh\"]\n", "\"ssh\\\" is no service"),
+        ("config", "[main]\nknock_port = 666\nallow = [\"ssh\"]\n", "\"ssh\\\" is not a service"),
     ] {
         let path = dir.join(file);
         let good = fs::read(&path).unwrap();

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use knockknock::layout::Request;
 use knockknock::layout::classic::seal;
-use knockknock::profile::ProfileFiles;
+use knockknock::profile::files::ProfileFiles;
 use knockknock::syn::SynFields;
 
 use crate::kernel_log::Framing;

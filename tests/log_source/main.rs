@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::{
-    Follower, Mode, Writer, all, append, assert_same, line, logrotate, number, numbers_in, read_turn,
-    wait_until,
+    Follower, Mode, Writer, all, append, assert_same, line, logrotate, number, numbers_in,
+    read_turn, wait_until,
 };
 use knockknock::daemon::log_source::error::{Report, SourceError};
 use knockknock::daemon::log_source::{LogChoice, LogSource, OpenedLog};

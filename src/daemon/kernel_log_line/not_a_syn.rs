@@ -6,15 +6,19 @@ use thiserror::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NotASyn {
     /// The line does not begin as lines of its source do.
-    #[error("the line does not begin as lines of this log do\nfix: have the log program write its default format (rsyslog, \
-             syslog-ng, busybox, metalog, logread) or RFC 5424, or read the kernel's own log: --log kmsg")]
+    #[error(
+        "the line does not begin as lines of this log do\nfix: have the log program write its default format (rsyslog, \
+             syslog-ng, busybox, metalog, logread) or RFC 5424, or read the kernel's own log: --log kmsg"
+    )]
     Framing,
     /// A program's message, not the kernel's.
     #[error("the line is not the kernel's")]
     NotKernel,
     /// The kernel's, but not our firewall rule's: the message does not begin with the log prefix.
-    #[error("the message about a knock port does not begin with `log_prefix`\nfix: if your firewall logs knocks like that, \
-             set `log_prefix` to what it writes")]
+    #[error(
+        "the message about a knock port does not begin with `log_prefix`\nfix: if your firewall logs knocks like that, \
+             set `log_prefix` to what it writes"
+    )]
     OtherPrefix,
     /// It breaks the grammar of the kernel's packet lines where this was expected.
     #[error("the line is not a kernel packet line: expected {0}")]
@@ -29,8 +33,10 @@ pub enum NotASyn {
     #[error("the packet has no whole TCP header")]
     Incomplete,
     /// The firewall rule logs no `SEQ=` and `ACK=`: knocks cannot be read from it.
-    #[error("the line has no SEQ= and ACK=\nfix: give the firewall's log rule --log-tcp-sequence (iptables) or \
-             `flags tcp sequence,options` (nft)")]
+    #[error(
+        "the line has no SEQ= and ACK=\nfix: give the firewall's log rule --log-tcp-sequence (iptables) or \
+             `flags tcp sequence,options` (nft)"
+    )]
     NoSequence,
     /// Flags other than SYN alone, or a reserved bit.
     #[error("the packet's flags are not SYN alone")]

@@ -9,7 +9,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum SourceError {
     /// The log could not be opened.
-    #[error("cannot open the log {0:?}: {1}\nfix: start as root, or choose another log with --log (a path, kmsg)")]
+    #[error(
+        "cannot open the log {0:?}: {1}\nfix: start as root, or choose another log with --log (a path, kmsg)"
+    )]
     Open(PathBuf, #[source] io::Error),
     /// The path names something else than a regular file.
     #[error("{0:?} is not a regular file\nfix: choose another log with --log")]
@@ -51,7 +53,9 @@ pub enum Report {
         fix = make_readable(.1.as_deref()))]
     NoAccess(PathBuf, Option<String>),
     /// The file may be read, but not by this process: the way to it is another than at the start.
-    #[error("{0:?} is in a directory that the daemon may not read since its start\nfix: restart the daemon")]
+    #[error(
+        "{0:?} is in a directory that the daemon may not read since its start\nfix: restart the daemon"
+    )]
     OutOfReach(PathBuf),
     /// What is at the path is no regular file.
     #[error("{0:?} is not a regular file; waiting for one")]
@@ -83,7 +87,10 @@ mod tests {
     fn a_report_names_the_file_and_what_to_do_and_lets_no_path_speak_to_the_terminal() {
         let path = PathBuf::from("/var/log/\x1b[2Jkern.log");
         let text = Report::NoAccess(path.clone(), Some("adm".into())).to_string();
-        assert!(text.starts_with("\"/var/log/\\u{1b}[2Jkern.log\" may not be read\nfix: "), "{text}");
+        assert!(
+            text.starts_with("\"/var/log/\\u{1b}[2Jkern.log\" may not be read\nfix: "),
+            "{text}"
+        );
         assert!(text.contains("\"adm\"") && text.contains("logrotate"), "{text}");
         let text = SourceError::NotAFile(path).to_string();
         assert!(!text.contains('\x1b') && text.contains("--log"), "{text}");

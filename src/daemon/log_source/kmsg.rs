@@ -42,7 +42,12 @@ impl KmsgLog {
         options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
         let mut device = options.open(DEVICE).map_err(cannot)?;
         device.seek(SeekFrom::End(0)).map_err(cannot)?;
-        Ok(Self { device, count: RecordCount::default(), buffer: vec![0; BUFFER_LEN], left: MAX_RECORDS })
+        Ok(Self {
+            device,
+            count: RecordCount::default(),
+            buffer: vec![0; BUFFER_LEN],
+            left: MAX_RECORDS,
+        })
     }
 
     /// Reads the next record, at most a bounded number of them in a turn. See [`super::LogSource::read`].

@@ -121,8 +121,12 @@ impl PathWatch {
         let handler = move |event| theirs.notice(event);
         let watcher = INotifyWatcher::new(handler, notify::Config::default())
             .map_err(|error| error.to_string())?;
-        let thread =
-            WatchThread { watcher, wakeup: Arc::clone(&wakeup), log: log.to_owned(), failed: Vec::new() };
+        let thread = WatchThread {
+            watcher,
+            wakeup: Arc::clone(&wakeup),
+            log: log.to_owned(),
+            failed: Vec::new(),
+        };
         let (orders, received) = mpsc::channel();
         let builder = thread::Builder::new().name("log watch".into());
         let (running, wait) = mpsc::channel();

@@ -98,7 +98,10 @@ mod tests {
         symlink("real", here.join("link")).unwrap();
         let resolved = ResolvedPath::of(&here.join("link/log/kern.log"));
         for watched in ["", "real", "real/log"] {
-            assert!(resolved.directories.contains(&here.join(watched)), "{watched:?} of {resolved:?}");
+            assert!(
+                resolved.directories.contains(&here.join(watched)),
+                "{watched:?} of {resolved:?}"
+            );
         }
         assert!(!resolved.directories.contains(&PathBuf::from("/")));
         for name in ["link", "real", "real/log", "real/log/kern.log"] {
@@ -119,6 +122,8 @@ mod tests {
         symlink("a", here.join("b")).unwrap();
         let resolved = ResolvedPath::of(&here.join("a"));
         assert!(resolved.directories.contains(&here));
-        assert!(resolved.names.contains(&here.join("a")) && resolved.names.contains(&here.join("b")));
+        assert!(
+            resolved.names.contains(&here.join("a")) && resolved.names.contains(&here.join("b"))
+        );
     }
 }

@@ -103,10 +103,7 @@ impl Tail {
 
     /// Reads one piece into `buffer`. The range of it that holds whole lines, the last newline included, and how the piece
     /// ended.
-    pub(super) fn read_piece(
-        &mut self,
-        buffer: &mut [u8],
-    ) -> io::Result<(Range<usize>, PieceEnd)> {
+    pub(super) fn read_piece(&mut self, buffer: &mut [u8]) -> io::Result<(Range<usize>, PieceEnd)> {
         let known = self.mark.len();
         let space = buffer.get_mut(..known + MAX_LINE_LEN).ok_or(ErrorKind::InvalidInput)?;
         let from = self.offset.checked_sub(offset(known)?).ok_or(ErrorKind::InvalidInput)?;

@@ -3,7 +3,7 @@
 use knockknock::daemon::kernel_log_line::{Framing, parse};
 use knockknock::daemon::log_source::port_filter::{PortSet, wanted_lines};
 
-use super::kernel_log_line::PREFIX;
+use super::line::PREFIX;
 
 const WANTED: [u16; 5] = [0, 22, 666, 1622, 65535];
 

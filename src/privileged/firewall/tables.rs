@@ -1,7 +1,5 @@
 //! The tables of this host's nftables, by name, for `knock-daemon --check`. Changes nothing, starts no program, reads no rule.
 
-#![forbid(unsafe_code)]
-
 use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_packet_netfilter::nftables::{NfTablesMessage, TableAttribute, TableMessage};
 use nix::errno::Errno;

@@ -1,8 +1,6 @@
 //! Giving privileges up, and proving that they are gone. Owns the order of the steps; opens nothing, reads no file.
 
-#![forbid(unsafe_code)]
-
-use std::fmt;
+use std::fmt::Display;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl;
@@ -11,6 +9,7 @@ use nix::unistd::{
     Gid, Uid, getgroups, getresgid, getresuid, setegid, seteuid, setgid, setgroups, setresgid,
     setresuid, setuid,
 };
+use thiserror::Error;
 
 /// Whom to become.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,11 +23,15 @@ pub struct Ids {
 }
 
 /// Why privileges could not be given up, or were still there afterwards. Whoever gets this must end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DropError {
     /// This step failed, for this reason.
+    #[error("cannot drop privileges: {0}: {1}: start knock-daemon as root")]
     Failed(&'static str, String),
     /// Everything went well and yet this was still possible, or still so.
+    #[error(
+        "privileges were dropped, and still there: {0}: this kernel or container is not to be trusted"
+    )]
     NotDropped(&'static str),
 }
 
@@ -36,7 +39,7 @@ pub enum DropError {
 /// privileges, not dumpable, umask 077. Then tries to get the rest back, which has to fail.
 ///
 /// Needs root. Call it while the process has one thread: capabilities belong to threads.
-pub fn drop_to(ids: &Ids, keep: &[Capability]) -> Result<(), DropError> {
+pub fn drop_privileges(ids: &Ids, keep: &[Capability]) -> Result<(), DropError> {
     let sets = Sets { keep: keep.iter().copied().collect(), none: CapsHashSet::new() };
     give_up(ids, &sets)?;
     prove(ids, &sets)
@@ -105,7 +108,7 @@ fn prove(ids: &Ids, sets: &Sets) -> Result<(), DropError> {
     must_hold("dumping memory", !step("prctl(PR_GET_DUMPABLE)", prctl::get_dumpable())?)
 }
 
-fn step<T, E: fmt::Display>(what: &'static str, result: Result<T, E>) -> Result<T, DropError> {
+fn step<T, E: Display>(what: &'static str, result: Result<T, E>) -> Result<T, DropError> {
     result.map_err(|error| DropError::Failed(what, error.to_string()))
 }
 
@@ -115,22 +118,4 @@ fn must_fail<E>(what: &'static str, result: &Result<(), E>) -> Result<(), DropEr
 
 fn must_hold(what: &'static str, holds: bool) -> Result<(), DropError> {
     if holds { Ok(()) } else { Err(DropError::NotDropped(what)) }
-}
-
-impl std::error::Error for DropError {}
-
-impl fmt::Display for DropError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Failed(step, reason) => {
-                write!(f, "cannot drop privileges: {step}: {reason}: start knock-daemon as root")
-            }
-            Self::NotDropped(what) => {
-                write!(
-                    f,
-                    "privileges were dropped, and still there: {what}: this kernel or container is not to be trusted"
-                )
-            }
-        }
-    }
 }

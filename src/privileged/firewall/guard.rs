@@ -23,8 +23,6 @@
 //!
 //! What the script has in sets is a rule for each here. guard.nft says why each rule is there.
 
-#![forbid(unsafe_code)]
-
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
@@ -37,7 +35,7 @@ use super::expression::{
     payload_load, reject_as_unreachable, reject_with_reset,
 };
 use super::ruleset::{new_chain, new_rule};
-use super::{Protocol, Service};
+use crate::grant::{Protocol, Service};
 
 /// Which services are closed, and to whom they are not.
 #[derive(Clone, Debug, PartialEq, Eq)]

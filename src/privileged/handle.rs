@@ -1,10 +1,8 @@
-//! The daemon's end of the pipes. Owns the helper's process from the daemon's side: asks it, notices its end, ends it.
+//! The daemon's end of the pipes to the helper. Owns the helper's process from that side: asks it, notices its end, ends it.
 //! Runs without any privilege; [`super::helper`] is the other end.
 //!
 //! System calls: `write`, `poll` (`ppoll`) and `read` to ask; `close`, `wait4`, `kill`, `clock_nanosleep` and
 //! `clock_gettime` to end.
-
-#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,17 +14,19 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, read, write};
+use thiserror::Error;
 
-use super::{MAX_NUMBERS, Message, REPLY_LEN, Reply, Request, SplitError};
+use super::message::{MAX_NUMBERS, Message, REPLY_LEN, Reply};
+use crate::grant::Grant;
 
 /// A reply takes some ten microseconds. A helper that takes this long was stopped, or the machine is beyond help.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the helper may take to end by itself, once its pipe is closed.
-const GRACE: Duration = Duration::from_secs(1);
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The helper, as the daemon sees it. Dropping it closes the pipe, which ends the helper.
 #[derive(Debug)]
-pub struct Helper {
+pub struct HelperHandle {
     pid: Pid,
     requests: OwnedFd,
     replies: OwnedFd,
@@ -34,16 +34,31 @@ pub struct Helper {
 }
 
 /// Why there was no reply. The helper is of no use any more; the daemon ends, too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HelperGone {
-    /// It has ended, [`Helper::end`] tells how.
+    /// It has ended, [`HelperHandle::end`] tells how.
+    #[error("the helper has ended")]
     Ended,
-    /// It did not reply in 5 seconds.
+    /// It did not reply in time.
+    #[error("the helper did not reply in {} seconds", REPLY_TIMEOUT.as_secs())]
     TimedOut,
     /// What it replied is no reply.
+    #[error("the helper replied with nonsense")]
     NotAReply,
     /// The pipe broke in another way.
-    Pipe(Errno),
+    #[error("the pipe to the helper broke: {}", .0.desc())]
+    Pipe(#[from] Errno),
+}
+
+/// Why the helper is not ready, and will not be.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NotReady {
+    /// It said so.
+    #[error("helper: {}", .0.escape_debug())]
+    Because(String),
+    /// It said nothing, and ended like this.
+    #[error("the helper ended before it was ready: {0}")]
+    Ended(Ended),
 }
 
 /// How the helper ended.
@@ -57,44 +72,43 @@ pub enum Ended {
     Not,
 }
 
-impl Helper {
+impl HelperHandle {
     pub(super) fn new(pid: Pid, requests: OwnedFd, replies: OwnedFd) -> Self {
         Self { pid, requests, replies, gone: None }
     }
 
     /// Waits until the helper says that it is ready, or why it will not be.
-    pub(super) fn when_ready(self) -> Result<Self, SplitError> {
+    pub(super) fn when_ready(self) -> Result<Self, NotReady> {
         let (mut said, mut piece) = (Vec::new(), [0; 512]);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + REPLY_TIMEOUT;
         // It says `Ready`, or it writes a line and ends.
         while said != Reply::Ready.encode() {
-            match self
-                .wait(deadline)
-                .and_then(|()| read(&self.replies, &mut piece).map_err(HelperGone::Pipe))
-            {
+            let read = self.wait(deadline).and_then(|()| Ok(read(&self.replies, &mut piece)?));
+            match read {
                 Ok(length @ 1..) => said.extend_from_slice(piece.get(..length).unwrap_or_default()),
                 _ => {
-                    return Err(SplitError::Helper(
-                        String::from_utf8_lossy(&said).into_owned(),
-                        self.end(),
-                    ));
+                    let ended = self.end();
+                    return Err(match String::from_utf8_lossy(&said) {
+                        said if said.is_empty() => NotReady::Ended(ended),
+                        said => NotReady::Because(said.into_owned()),
+                    });
                 }
             }
         }
         Ok(self)
     }
 
-    /// Asks the helper to open what `request` says. Its other end is `answer_open`.
+    /// Asks the helper for `grant`. Its other end is `answer_open`.
     ///
     /// # Errors
     /// The helper is gone, or of no use: a late reply would be taken for the next one's, so this stays so.
-    pub fn ask_open(&mut self, request: &Request) -> Result<Reply, HelperGone> {
-        self.ask(&Message::Open(*request))
+    pub fn ask_open(&mut self, grant: &Grant) -> Result<Reply, HelperGone> {
+        self.ask(&Message::Open(*grant))
     }
 
-    /// Asks the helper to close what was opened by such a `request`. Its other end is `answer_close`.
-    pub fn ask_close(&mut self, request: &Request) -> Result<Reply, HelperGone> {
-        self.ask(&Message::Close(*request))
+    /// Asks the helper to revoke such a `grant`. Its other end is `answer_close`.
+    pub fn ask_close(&mut self, grant: &Grant) -> Result<Reply, HelperGone> {
+        self.ask(&Message::Close(*grant))
     }
 
     /// Asks the helper to have SYNs with these sequence numbers logged. [`Reply::Done`], or the first other reply; what was
@@ -144,11 +158,11 @@ impl Helper {
     fn exchange(&self, message: &Message) -> Result<Reply, HelperGone> {
         match write(&self.requests, &message.encode()) {
             Err(Errno::EPIPE) => return Err(HelperGone::Ended),
-            written => written.map_err(HelperGone::Pipe)?,
+            written => written?,
         };
-        self.wait(Instant::now() + PATIENCE)?;
+        self.wait(Instant::now() + REPLY_TIMEOUT)?;
         let mut bytes = [0; REPLY_LEN];
-        match read(&self.replies, &mut bytes).map_err(HelperGone::Pipe)? {
+        match read(&self.replies, &mut bytes)? {
             0 => Err(HelperGone::Ended),
             REPLY_LEN => Reply::decode(&bytes).ok_or(HelperGone::NotAReply),
             _ => Err(HelperGone::NotAReply),
@@ -164,7 +178,7 @@ impl Helper {
                 Ok(0) => return Err(HelperGone::TimedOut),
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
-                Err(errno) => return Err(HelperGone::Pipe(errno)),
+                Err(errno) => return Err(errno.into()),
             }
         }
     }
@@ -188,7 +202,7 @@ impl Helper {
         // If it is gone already, there is nobody to tell.
         let _ = write(&requests, &Message::End.encode());
         drop((requests, replies));
-        let deadline = Instant::now() + GRACE;
+        let deadline = Instant::now() + END_TIMEOUT;
         let mut killed = false;
         loop {
             match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
@@ -205,21 +219,6 @@ impl Helper {
                 }
             }
             sleep(Duration::from_millis(1));
-        }
-    }
-}
-
-impl std::error::Error for HelperGone {}
-
-impl fmt::Display for HelperGone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ended => f.write_str("the helper has ended"),
-            Self::TimedOut => {
-                write!(f, "the helper did not reply in {} seconds", PATIENCE.as_secs())
-            }
-            Self::NotAReply => f.write_str("the helper replied with nonsense"),
-            Self::Pipe(errno) => write!(f, "the pipe to the helper broke: {}", errno.desc()),
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Netlink attributes that the crate has no type for: by the numbers of the kernel's headers. Pure.
 
-#![forbid(unsafe_code)]
-
 use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED};
 
 /// A number of four bytes, big-endian as netfilter has them.

@@ -26,8 +26,6 @@
 //! there before this table may have no room for labels: each of its packets would be logged. `nft`'s own `ct label != 77`
 //! compares all 128 bits, so that another program's label would have the same effect.
 
-#![forbid(unsafe_code)]
-
 use netlink_packet_netfilter::nftables::{
     DataAttribute, InetHookNumber, ListAttribute, NfTablesMessage, Operator, Register,
     SetAttribute, SetElementAttribute, SetElementList, SetElementMessage, SetFlags,

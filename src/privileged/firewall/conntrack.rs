@@ -10,8 +10,6 @@
 //! that helper's policy; only a change sets another. P.P.P is this process, so that two daemons never share a master.
 //! The master's own time is collected lazily and means nothing.
 
-#![forbid(unsafe_code)]
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
@@ -20,8 +18,8 @@ use netlink_packet_netfilter::{NetfilterMessageInner, NetfilterProtoFamily, Netf
 use nix::errno::Errno;
 
 use super::attribute::{nested, number, text};
-use super::netlink::{Netlink, Told};
-use super::{Request, Spend};
+use super::netlink::{Netlink, SingleMessage};
+use crate::grant::{Grant, Protocol, Spend};
 
 /// Conntrack's helpers and the protocol of the connections that each is for, the shortest time of its policy first: 3, 30,
 /// 180, 180, 300 and 300 seconds. The first two are for IPv4 alone.
@@ -36,8 +34,8 @@ const HELPERS: [(&str, u8); 6] = [
 /// The modules that have them, for whoever has none.
 pub(super) const MODULES: &str = "nf_conntrack_netbios_ns, nf_conntrack_snmp, nf_conntrack_amanda, nf_conntrack_sip, nf_conntrack_tftp, nf_conntrack_ftp";
 
-const UDP: u8 = 17;
-const TCP: u8 = 6;
+const UDP: u8 = Protocol::Udp as u8;
+const TCP: u8 = Protocol::Tcp as u8;
 /// How much longer than its expectation a master lives, in seconds: the expectation goes with it.
 const LONGER: u32 = 2;
 /// How many slots are tried, should somebody have made an entry like ours.
@@ -68,9 +66,9 @@ const LASTS: u32 = 2 | 4 | 8;
 #[derive(Debug)]
 pub(super) struct Expectations {
     /// The helper for IPv4,
-    v4: Option<Helper>,
+    v4: Option<ConntrackHelper>,
     /// and for IPv6.
-    v6: Option<Helper>,
+    v6: Option<ConntrackHelper>,
     process: u32,
     slot: u16,
     open: Vec<Open>,
@@ -78,7 +76,7 @@ pub(super) struct Expectations {
 
 /// A conntrack helper that this kernel has.
 #[derive(Clone, Copy, Debug)]
-struct Helper {
+struct ConntrackHelper {
     name: &'static str,
     protocol: u8,
 }
@@ -86,7 +84,7 @@ struct Helper {
 /// What was opened and may still be.
 #[derive(Debug)]
 struct Open {
-    request: Request,
+    grant: Grant,
     slot: u16,
     end: Instant,
 }
@@ -102,9 +100,9 @@ impl Expectations {
     }
 
     /// The first helper that works for addresses like `any`.
-    fn find(&self, netlink: &mut Netlink, any: IpAddr) -> Result<Option<Helper>, Errno> {
+    fn find(&self, netlink: &mut Netlink, any: IpAddr) -> Result<Option<ConntrackHelper>, Errno> {
         for (name, protocol) in HELPERS {
-            let helper = Helper { name, protocol };
+            let helper = ConntrackHelper { name, protocol };
             match self.try_out(netlink, helper, any) {
                 Ok(()) => return Ok(Some(helper)),
                 Err(Errno::EPERM) => return Err(Errno::EPERM),
@@ -119,36 +117,40 @@ impl Expectations {
         [self.v4, self.v6].map(|helper| helper.map(|helper| helper.name))
     }
 
-    fn try_out(&self, netlink: &mut Netlink, helper: Helper, any: IpAddr) -> Result<(), Errno> {
+    fn try_out(
+        &self,
+        netlink: &mut Netlink,
+        helper: ConntrackHelper,
+        any: IpAddr,
+    ) -> Result<(), Errno> {
         let master = self.master(helper, any, self.slot);
-        let make = told(NetfilterSubsystem::Conntrack, NEW, any, NEW_ONLY, master.made(LONGER));
-        let take = told(NetfilterSubsystem::Conntrack, DELETE, any, 0, vec![master.original()]);
-        netlink.tell(&[make, take])?.into_iter().collect()
+        let make = message(NetfilterSubsystem::Conntrack, NEW, any, NEW_ONLY, master.made(LONGER));
+        let take = message(NetfilterSubsystem::Conntrack, DELETE, any, 0, vec![master.original()]);
+        netlink.send_each(&[make, take])?.into_iter().collect()
     }
 
-    /// Opens what `request` says, or renews it. A connection that has used a grant for one up is not counted: the grant is
+    /// Opens what `grant` says, or renews it. A connection that has used a grant for one up is not counted: the grant is
     /// made anew.
-    pub(super) fn open(&mut self, netlink: &mut Netlink, request: &Request) -> Result<(), Errno> {
+    pub(super) fn open(&mut self, netlink: &mut Netlink, grant: &Grant) -> Result<(), Errno> {
         let now = Instant::now();
         self.open.retain(|open| open.end > now);
-        let end = now + Duration::from_secs(request.seconds.into());
-        if let Some(open) = self.open.iter().position(|open| open.request.is_for_the_same(request))
-        {
-            if self.renew(netlink, open, request).is_ok() {
+        let end = now + Duration::from_secs(grant.seconds.into());
+        if let Some(open) = self.open.iter().position(|open| open.grant.is_for_the_same(grant)) {
+            if self.renew(netlink, open, grant).is_ok() {
                 if let Some(open) = self.open.get_mut(open) {
-                    *open = Open { request: *request, end, ..*open };
+                    *open = Open { grant: *grant, end, ..*open };
                 }
                 return Ok(());
             }
-            self.close(netlink, request)?;
+            self.close(netlink, grant)?;
         }
         for _ in 0..TRIES {
             self.slot = self.slot.wrapping_add(1);
-            match self.make(netlink, self.slot, request) {
+            match self.make(netlink, self.slot, grant) {
                 Err(Errno::EEXIST) => {}
                 made => {
                     made?;
-                    self.open.push(Open { request: *request, slot: self.slot, end });
+                    self.open.push(Open { grant: *grant, slot: self.slot, end });
                     return Ok(());
                 }
             }
@@ -157,10 +159,10 @@ impl Expectations {
     }
 
     /// Closes what was opened, if it still is.
-    pub(super) fn close(&mut self, netlink: &mut Netlink, request: &Request) -> Result<(), Errno> {
-        let ours = self.open.extract_if(.., |open| open.request.is_for_the_same(request));
-        for Open { request, slot, .. } in ours.collect::<Vec<_>>() {
-            self.take_back(netlink, slot, &request)?;
+    pub(super) fn close(&mut self, netlink: &mut Netlink, grant: &Grant) -> Result<(), Errno> {
+        let ours = self.open.extract_if(.., |open| open.grant.is_for_the_same(grant));
+        for Open { grant, slot, .. } in ours.collect::<Vec<_>>() {
+            self.take_back(netlink, slot, &grant)?;
         }
         Ok(())
     }
@@ -168,63 +170,63 @@ impl Expectations {
     /// Closes everything, and goes on where something cannot be closed: the kernel ends that at its time.
     pub(super) fn close_all(&mut self, netlink: &mut Netlink) -> Result<(), Errno> {
         let all = std::mem::take(&mut self.open);
-        let closed = all.iter().map(|open| self.take_back(netlink, open.slot, &open.request));
+        let closed = all.iter().map(|open| self.take_back(netlink, open.slot, &open.grant));
         closed.fold(Ok(()), Result::and)
     }
 
-    fn make(&self, netlink: &mut Netlink, slot: u16, request: &Request) -> Result<(), Errno> {
-        let (client, helper) = (request.address, self.helper(request)?);
+    fn make(&self, netlink: &mut Netlink, slot: u16, grant: &Grant) -> Result<(), Errno> {
+        let (client, helper) = (grant.address, self.helper(grant)?);
         let master = self.master(helper, client, slot);
-        let made = master.made(u32::from(request.seconds) + LONGER);
-        let [expectation, with_time] = expectation(&master, request);
-        let old = vec![request.tuple(EXPECT_TUPLE)];
-        let done = netlink.tell(&[
+        let made = master.made(u32::from(grant.seconds) + LONGER);
+        let [expectation, with_time] = expectation(&master, grant);
+        let old = vec![grant.tuple(EXPECT_TUPLE)];
+        let done = netlink.send_each(&[
             // One of an earlier life, never met: a second one of the kind is refused.
-            told(EXPECTATIONS, DELETE, client, 0, old),
-            told(NetfilterSubsystem::Conntrack, NEW, client, NEW_ONLY, made),
-            told(EXPECTATIONS, NEW, client, NEW_ONLY, expectation),
-            told(EXPECTATIONS, NEW, client, 0, with_time),
+            message(EXPECTATIONS, DELETE, client, 0, old),
+            message(NetfilterSubsystem::Conntrack, NEW, client, NEW_ONLY, made),
+            message(EXPECTATIONS, NEW, client, NEW_ONLY, expectation),
+            message(EXPECTATIONS, NEW, client, 0, with_time),
         ])?;
         let [_, master, rest @ ..] = &*done else { return Err(Errno::EPROTO) };
         (*master)?;
         let made = rest.iter().copied().collect::<Result<(), _>>();
         if made.is_err() {
-            self.take_back(netlink, slot, request)?;
+            self.take_back(netlink, slot, grant)?;
         }
         // The caller takes this one for a slot that is in use.
         made.map_err(|errno| if errno == Errno::EEXIST { Errno::EBUSY } else { errno })
     }
 
-    fn renew(&self, netlink: &mut Netlink, at: usize, request: &Request) -> Result<(), Errno> {
-        let old = self.open.get(at).filter(|old| old.request.spend == request.spend);
-        let (client, slot) = (request.address, old.ok_or(Errno::EINVAL)?.slot);
-        let master = self.master(self.helper(request)?, client, slot);
-        let longer = vec![master.original(), number(TIMEOUT, u32::from(request.seconds) + LONGER)];
-        let [_, with_time] = expectation(&master, request);
-        let done = netlink.tell(&[
-            told(NetfilterSubsystem::Conntrack, NEW, client, 0, longer),
-            told(EXPECTATIONS, NEW, client, 0, with_time),
+    fn renew(&self, netlink: &mut Netlink, at: usize, grant: &Grant) -> Result<(), Errno> {
+        let old = self.open.get(at).filter(|old| old.grant.spend == grant.spend);
+        let (client, slot) = (grant.address, old.ok_or(Errno::EINVAL)?.slot);
+        let master = self.master(self.helper(grant)?, client, slot);
+        let longer = vec![master.original(), number(TIMEOUT, u32::from(grant.seconds) + LONGER)];
+        let [_, with_time] = expectation(&master, grant);
+        let done = netlink.send_each(&[
+            message(NetfilterSubsystem::Conntrack, NEW, client, 0, longer),
+            message(EXPECTATIONS, NEW, client, 0, with_time),
         ])?;
         done.into_iter().collect()
     }
 
     /// Takes expectation and master away. What is gone already is fine.
-    fn take_back(&self, netlink: &mut Netlink, slot: u16, request: &Request) -> Result<(), Errno> {
-        let client = request.address;
-        let master = self.master(self.helper(request)?, client, slot).original();
-        let done = netlink.tell(&[
-            told(EXPECTATIONS, DELETE, client, 0, vec![request.tuple(EXPECT_TUPLE)]),
-            told(NetfilterSubsystem::Conntrack, DELETE, client, 0, vec![master]),
+    fn take_back(&self, netlink: &mut Netlink, slot: u16, grant: &Grant) -> Result<(), Errno> {
+        let client = grant.address;
+        let master = self.master(self.helper(grant)?, client, slot).original();
+        let done = netlink.send_each(&[
+            message(EXPECTATIONS, DELETE, client, 0, vec![grant.tuple(EXPECT_TUPLE)]),
+            message(NetfilterSubsystem::Conntrack, DELETE, client, 0, vec![master]),
         ])?;
         done.into_iter().filter(|done| *done != Err(Errno::ENOENT)).collect()
     }
 
-    fn helper(&self, request: &Request) -> Result<Helper, Errno> {
-        let helper = if request.address.is_ipv4() { self.v4 } else { self.v6 };
+    fn helper(&self, grant: &Grant) -> Result<ConntrackHelper, Errno> {
+        let helper = if grant.address.is_ipv4() { self.v4 } else { self.v6 };
         helper.ok_or(Errno::EAFNOSUPPORT)
     }
 
-    fn master(&self, helper: Helper, like: IpAddr, slot: u16) -> Master {
+    fn master(&self, helper: ConntrackHelper, like: IpAddr, slot: u16) -> Master {
         let [_, b, c, d] = self.process.to_be_bytes();
         let (source, destination) = if like.is_ipv4() {
             (Ipv4Addr::new(0, b, c, d).into(), Ipv4Addr::UNSPECIFIED.into())
@@ -241,7 +243,7 @@ const NEW_ONLY: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
 /// The entry that an expectation belongs to.
 struct Master {
-    helper: Helper,
+    helper: ConntrackHelper,
     source: IpAddr,
     destination: IpAddr,
     slot: u16,
@@ -269,13 +271,7 @@ impl Master {
     }
 }
 
-impl Request {
-    fn is_for_the_same(&self, other: &Self) -> bool {
-        let key =
-            |request: &Self| (request.address, request.destination, request.protocol, request.port);
-        key(self) == key(other)
-    }
-
+impl Grant {
     fn tuple(&self, kind: u16) -> DefaultNla {
         let (from, to) = ((self.address, 0), (self.destination, self.port));
         tuple(kind, from, to, self.protocol as u8)
@@ -283,22 +279,22 @@ impl Request {
 }
 
 /// The expectation as it is made, and as its time is set.
-fn expectation(master: &Master, request: &Request) -> [Vec<DefaultNla>; 2] {
-    let ones: IpAddr = match request.address {
+fn expectation(master: &Master, grant: &Grant) -> [Vec<DefaultNla>; 2] {
+    let ones: IpAddr = match grant.address {
         IpAddr::V4(_) => Ipv4Addr::BROADCAST.into(),
         IpAddr::V6(_) => Ipv6Addr::from([0xff; 16]).into(),
     };
     // Of the source, the address has to fit, the port need not. The destination has to fit anyway.
-    let mask = tuple(EXPECT_MASK, (ones, 0), (ones, u16::MAX), request.protocol as u8);
-    let flags = if request.spend == Spend::Any { PERMANENT } else { 0 };
+    let mask = tuple(EXPECT_MASK, (ones, 0), (ones, u16::MAX), grant.protocol as u8);
+    let flags = if grant.spend == Spend::Any { PERMANENT } else { 0 };
     let made = vec![
         master.tuple(EXPECT_MASTER),
-        request.tuple(EXPECT_TUPLE),
+        grant.tuple(EXPECT_TUPLE),
         mask,
         number(EXPECT_FLAGS, flags),
     ];
     let mut with_time = made.clone();
-    with_time.push(number(EXPECT_TIMEOUT, request.seconds.into()));
+    with_time.push(number(EXPECT_TIMEOUT, grant.seconds.into()));
     [made, with_time]
 }
 
@@ -314,13 +310,13 @@ fn tuple(kind: u16, from: (IpAddr, u16), to: (IpAddr, u16), protocol: u8) -> Def
     nested(kind, &[addresses, nested(2, &[protocol, port(2, from.1), port(3, to.1)])])
 }
 
-fn told(
+fn message(
     subsys: NetfilterSubsystem,
     message_type: u8,
     like: IpAddr,
     flags: u16,
     attributes: Vec<DefaultNla>,
-) -> Told {
+) -> SingleMessage {
     let family =
         if like.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
     (family, NetfilterMessageInner::Other { subsys, message_type, attributes }, flags)

@@ -1,19 +1,43 @@
 //! The firewall that the helper changes: expectations or a set of our own for the grants, and our table for the log. Set up
 //! by root, before anything untrusted is read.
+//!
+//! ```text
+//! this file    what the loop calls; which of the two back ends it is
+//! conntrack    a grant as a conntrack expectation
+//! nftables     our table in the kernel: what is logged, and a grant as an element of a set
+//!   ruleset      its grants' chain, written out once
+//!   log_rules    its sets and chains that log
+//!   guard        its copy of the rules that close services
+//!   expression   the words of its rules
+//! route        which addresses are this host's
+//! netlink      the socket to conntrack and nftables; attribute: what its messages are made of
+//! tables       which tables there are, for `knock-daemon --check` alone
+//! ```
 
-#![forbid(unsafe_code)]
+mod attribute;
+mod conntrack;
+mod expression;
+pub mod guard;
+pub mod log_rules;
+pub mod netlink;
+pub mod nftables;
+mod route;
+pub mod ruleset;
+pub(crate) mod tables;
 
-use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use thiserror::Error;
 
-use super::conntrack::{Expectations, MODULES};
-use super::netlink::Netlink;
-use super::nftables::Table;
-use super::route::Routes;
-use super::{Guard, LogRules, Request, TableError};
+use crate::grant::Grant;
+use conntrack::{Expectations, MODULES};
+use guard::Guard;
+use log_rules::LogRules;
+use netlink::Netlink;
+use nftables::{Table, TableError};
+use route::RouteSocket;
 
 /// What a grant is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +52,7 @@ pub enum BackEnd {
 #[derive(Debug)]
 pub struct Firewall {
     netlink: Netlink,
-    routes: Routes,
+    routes: RouteSocket,
     /// None: this kernel has no `nf_tables`, and somebody else's firewall logs.
     table: Option<Table>,
     /// None: the nftables back end.
@@ -36,14 +60,20 @@ pub struct Firewall {
 }
 
 /// Why there is no firewall to change.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum FirewallError {
     /// No table of ours.
-    Table(TableError),
+    #[error(transparent)]
+    Table(#[from] TableError),
     /// No conntrack helper in this kernel, so no expectations.
+    #[error(
+        "this kernel has no conntrack helper to make openings with: load nf_conntrack_netlink and one of these modules: \
+         {MODULES}; or set firewall = \"nftables\" in the config"
+    )]
     NoConntrackHelper,
     /// Another refusal.
-    Refused(Errno),
+    #[error("the kernel refused netlink: {}", .0.desc())]
+    Refused(#[from] Errno),
 }
 
 impl Firewall {
@@ -56,21 +86,21 @@ impl Firewall {
         log: &LogRules,
         max_open: usize,
     ) -> Result<Self, FirewallError> {
-        let mut netlink = Netlink::open().map_err(FirewallError::Refused)?;
-        let routes = Routes::open().map_err(FirewallError::Refused)?;
+        let mut netlink = Netlink::open()?;
+        let routes = RouteSocket::open()?;
         let (expectations, room) = match back_end {
             BackEnd::Nftables => (None, Some(max_open)),
             BackEnd::Conntrack => match Expectations::new(&mut netlink) {
                 Ok(Some(expectations)) => (Some(expectations), None),
                 Ok(None) => return Err(FirewallError::NoConntrackHelper),
-                Err(Errno::EPERM) => return Err(FirewallError::Table(TableError::NotPermitted)),
-                Err(errno) => return Err(FirewallError::Refused(errno)),
+                Err(Errno::EPERM) => return Err(TableError::NotPermitted.into()),
+                Err(errno) => return Err(errno.into()),
             },
         };
         let table = match Table::create(&mut netlink, name, log, room) {
             Ok(table) => Some(table),
             Err(TableError::NoNfTables) if expectations.is_some() => None,
-            Err(error) => return Err(FirewallError::Table(error)),
+            Err(error) => return Err(error.into()),
         };
         Ok(Self { netlink, routes, table, expectations })
     }
@@ -97,80 +127,64 @@ impl Firewall {
     }
 
     /// Admits a connection, or renews what is open already. All or nothing.
-    pub fn open(&mut self, request: &Request) -> Result<(), Errno> {
+    pub fn open(&mut self, grant: &Grant) -> Result<(), Errno> {
         match (&mut self.expectations, &self.table) {
-            (Some(expectations), _) => expectations.open(&mut self.netlink, request),
-            (None, Some(table)) => table.open(&mut self.netlink, request),
+            (Some(expectations), _) => expectations.open(&mut self.netlink, grant),
+            (None, Some(table)) => table.open(&mut self.netlink, grant),
             (None, None) => Err(Errno::EOPNOTSUPP),
         }
     }
 
     /// Closes what was opened. What is closed already is fine.
-    pub(super) fn close(&mut self, request: &Request) -> Result<(), Errno> {
+    pub(crate) fn close(&mut self, grant: &Grant) -> Result<(), Errno> {
         match (&mut self.expectations, &self.table) {
-            (Some(expectations), _) => expectations.close(&mut self.netlink, request),
-            (None, Some(table)) => table.close(&mut self.netlink, request),
+            (Some(expectations), _) => expectations.close(&mut self.netlink, grant),
+            (None, Some(table)) => table.close(&mut self.netlink, grant),
             (None, None) => Err(Errno::EOPNOTSUPP),
         }
     }
 
     /// Closes everything at the helper's end. The table goes with the socket.
-    pub(super) fn close_all(&mut self) -> Result<(), Errno> {
+    pub(crate) fn close_all(&mut self) -> Result<(), Errno> {
         let expectations = self.expectations.as_mut();
         expectations.map_or(Ok(()), |open| open.close_all(&mut self.netlink))
     }
 
     /// Logs SYNs with these sequence numbers.
-    pub(super) fn expect(&mut self, numbers: &[u32]) -> Result<(), Errno> {
+    pub(crate) fn expect(&mut self, numbers: &[u32]) -> Result<(), Errno> {
         let table = self.table.as_mut().ok_or(Errno::EOPNOTSUPP)?;
         table.expect(&mut self.netlink, numbers)
     }
 
     /// Logs them no longer.
-    pub(super) fn forget(&mut self, numbers: &[u32]) -> Result<(), Errno> {
+    pub(crate) fn forget(&mut self, numbers: &[u32]) -> Result<(), Errno> {
         let table = self.table.as_mut().ok_or(Errno::EOPNOTSUPP)?;
         table.forget(&mut self.netlink, numbers)
     }
 
     /// Logs SYNs to these ports, too.
-    pub(super) fn knock_on(&mut self, ports: &[u16]) -> Result<(), Errno> {
+    pub(crate) fn knock_on(&mut self, ports: &[u16]) -> Result<(), Errno> {
         let table = self.table.as_ref().ok_or(Errno::EOPNOTSUPP)?;
         table.knock_on(&mut self.netlink, ports)
     }
 
     /// Closes services no longer: another program's rules are left to do so.
-    pub(super) fn unguard(&mut self) -> Result<(), Errno> {
+    pub(crate) fn unguard(&mut self) -> Result<(), Errno> {
         self.table.as_ref().map_or(Ok(()), |table| table.unguard(&mut self.netlink))
     }
 
     /// Whether `address` is one of this host now.
-    pub(super) fn is_ours(&self, address: IpAddr) -> Result<bool, Errno> {
+    pub(crate) fn is_ours(&self, address: IpAddr) -> Result<bool, Errno> {
         self.routes.is_local(address)
     }
 
     /// The sockets, in the order of their numbers in the helper.
-    pub(super) fn sockets(&self) -> [BorrowedFd<'_>; 2] {
+    pub(crate) fn sockets(&self) -> [BorrowedFd<'_>; 2] {
         [self.netlink.as_fd(), self.routes.as_fd()]
     }
 
     /// Goes on with duplicates of the sockets. Gives the old ones back.
-    pub(super) fn replace_sockets(&mut self, [netlink, routes]: [OwnedFd; 2]) -> [OwnedFd; 2] {
+    pub(crate) fn replace_sockets(&mut self, [netlink, routes]: [OwnedFd; 2]) -> [OwnedFd; 2] {
         [self.netlink.replace_socket(netlink), self.routes.replace_socket(routes)]
-    }
-}
-
-impl std::error::Error for FirewallError {}
-
-impl fmt::Display for FirewallError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Table(error) => error.fmt(f),
-            Self::NoConntrackHelper => write!(
-                f,
-                "this kernel has no conntrack helper to make openings with: load nf_conntrack_netlink and one of these \
-                 modules: {MODULES}; or set firewall = \"nftables\" in the config"
-            ),
-            Self::Refused(errno) => write!(f, "the kernel refused netlink: {}", errno.desc()),
-        }
     }
 }

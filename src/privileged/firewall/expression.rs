@@ -3,8 +3,6 @@
 //! Uses the crate's typed attributes where it has them and numbers from the kernel's `nf_tables.h` where it has not
 //! (`ct`, `limit`, `fib`, `log`, `dynset`, `reject`).
 
-#![forbid(unsafe_code)]
-
 use netlink_packet_core::{DefaultNla, NLA_F_NESTED, Nla};
 use netlink_packet_netfilter::nftables::{
     Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute,

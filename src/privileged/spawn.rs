@@ -6,8 +6,8 @@
     reason = "fork, close_range, descriptors by number, _exit: std and nix have no safe form of them"
 )]
 
-use std::fmt;
-use std::io::{stdin, stdout};
+use std::fmt::Display;
+use std::io::{Write, stderr, stdin, stdout};
 use std::mem::forget;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
@@ -19,28 +19,31 @@ use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::SigSet;
 use nix::unistd::{ForkResult, chdir, dup2_raw, dup2_stdin, dup2_stdout, fork, pipe2, write};
+use thiserror::Error;
 
-use super::helper::{End, answer_requests};
-use super::{Ended, Firewall, Helper, Ids, Limits, Reply, drop_to, seccomp};
+use super::drop_privileges::{Ids, drop_privileges};
+use super::firewall::Firewall;
+use super::handle::{HelperHandle, NotReady};
+use super::helper::{LoopEnd, answer_requests};
+use super::limits::Limits;
+use super::message::Reply;
+use super::seccomp::{self, NETLINK_FD, ROUTE_FD};
 
-/// The helper's descriptors, all that it has.
-pub(super) const REQUEST_FD: i32 = 0;
-pub(super) const REPLY_FD: i32 = 1;
-pub(super) const STDERR_FD: i32 = 2;
-pub(super) const NETLINK_FD: i32 = 3;
-pub(super) const ROUTE_FD: i32 = 4;
-const FIRST_UNUSED: i32 = 5;
+/// The first number that is no descriptor of the helper's.
+const FIRST_UNUSED: i32 = ROUTE_FD + 1;
 
 /// The exit status of a helper that panicked, as Rust programs have it.
 const PANICKED: i32 = 101;
 
 /// Why there is no helper.
-#[derive(Debug)]
-pub enum SplitError {
+#[derive(Debug, Error)]
+pub enum SpawnError {
     /// The pipes or the process could not be made.
-    System(Errno),
-    /// The helper ended before it was ready, and said why; or said nothing and ended like this.
-    Helper(String, Ended),
+    #[error("cannot start the helper: {}", .0.desc())]
+    System(#[from] Errno),
+    /// It was never ready.
+    #[error(transparent)]
+    NotReady(#[from] NotReady),
 }
 
 /// Closes every descriptor that this process was started with but standard input, output and error.
@@ -56,14 +59,20 @@ pub fn close_inherited() -> Result<(), Errno> {
 /// Returns when it has; the caller then has no access to the firewall any more.
 ///
 /// Call it before a byte of untrusted data has been read, and while the process has one thread.
-pub fn split(firewall: Firewall, limits: &Limits, ids: &Ids) -> Result<Helper, SplitError> {
-    let (request_end, requests) = pipe2(OFlag::O_CLOEXEC).map_err(SplitError::System)?;
-    let (replies, reply_end) = pipe2(OFlag::O_CLOEXEC).map_err(SplitError::System)?;
+pub fn spawn_helper(
+    firewall: Firewall,
+    limits: &Limits,
+    ids: &Ids,
+) -> Result<HelperHandle, SpawnError> {
+    let (request_end, requests) = pipe2(OFlag::O_CLOEXEC)?;
+    let (replies, reply_end) = pipe2(OFlag::O_CLOEXEC)?;
     // SAFETY: the caller has one thread, so no lock is held by a thread that the child does not have.
-    match unsafe { fork() }.map_err(SplitError::System)? {
+    match unsafe { fork() }? {
         ForkResult::Child => be_the_helper(firewall, limits, ids, request_end, reply_end),
         // Here the daemon's copies of the helper's descriptors are closed: the netlink sockets and the pipe ends.
-        ForkResult::Parent { child } => Helper::new(child, requests, replies).when_ready(),
+        ForkResult::Parent { child } => {
+            Ok(HelperHandle::new(child, requests, replies).when_ready()?)
+        }
     }
 }
 
@@ -76,7 +85,7 @@ fn be_the_helper(
     replies: OwnedFd,
 ) -> ! {
     // Rust's own hook opens files for a backtrace where the environment asks for one: the filter would kill us half-way.
-    set_hook(Box::new(|panic| super::complain(panic)));
+    set_hook(Box::new(|panic| complain(panic)));
     let life = catch_unwind(AssertUnwindSafe(|| {
         if let Err(reason) = settle(&mut firewall, requests, replies).and_then(|()| confine(ids)) {
             // To the daemon, which reports it as the reason why it does not start.
@@ -92,16 +101,13 @@ fn be_the_helper(
 /// From "ready" to the end. What is open is closed whatever ends it, a panic too.
 fn live(firewall: &mut Firewall, limits: &Limits) -> i32 {
     let life = catch_unwind(AssertUnwindSafe(|| {
-        let ready = write(stdout(), &Reply::Ready.encode()).map_err(End::Pipe);
+        let ready = write(stdout(), &Reply::Ready.encode()).map_err(LoopEnd::Pipe);
         ready.and_then(|_| answer_requests((stdin(), stdout()), firewall, limits))
     }));
     if let Err(errno) = firewall.close_all() {
-        super::complain(&format_args!(
-            "cannot close what is open before its time: {}",
-            errno.desc()
-        ));
+        complain(&format_args!("cannot close what is open before its time: {}", errno.desc()));
     }
-    life.map_or(PANICKED, |ended| ended.inspect_err(|end| super::complain(end)).is_err().into())
+    life.map_or(PANICKED, |ended| ended.inspect_err(|end| complain(end)).is_err().into())
 }
 
 /// Puts the helper's descriptors where they belong and closes everything else, also what this process was started with.
@@ -134,7 +140,7 @@ fn confine(ids: &Ids) -> Result<(), String> {
     step("sigprocmask", SigSet::all().thread_block())?;
     step("prctl(PR_SET_NAME)", prctl::set_name(c"knock-helper"))?;
     step("chdir", chdir("/"))?;
-    drop_to(ids, &[Capability::CAP_NET_ADMIN]).map_err(|error| error.to_string())?;
+    drop_privileges(ids, &[Capability::CAP_NET_ADMIN]).map_err(|error| error.to_string())?;
     seccomp::confine().map_err(|error| format!("cannot confine the helper: {error}"))
 }
 
@@ -142,16 +148,8 @@ fn step<T>(what: &str, result: Result<T, Errno>) -> Result<T, String> {
     result.map_err(|errno| format!("{what}: {}", errno.desc()))
 }
 
-impl std::error::Error for SplitError {}
-
-impl fmt::Display for SplitError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::System(errno) => write!(f, "cannot start the helper: {}", errno.desc()),
-            Self::Helper(reason, _) if !reason.is_empty() => {
-                write!(f, "helper: {}", reason.escape_debug())
-            }
-            Self::Helper(_, ended) => write!(f, "the helper ended before it was ready: {ended}"),
-        }
-    }
+/// Says on stderr what the helper has to say.
+fn complain(what: &dyn Display) {
+    // Not `eprintln`, which panics if nobody reads it.
+    let _ = writeln!(stderr(), "knock-daemon: helper: {what}");
 }

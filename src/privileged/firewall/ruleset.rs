@@ -26,8 +26,6 @@
 //! accepts packets with this bit. The connection keeps the bit too, so a SYN that is sent again, when the element matches no
 //! more, still gets in.
 
-#![forbid(unsafe_code)]
-
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, Hook, HookNumber, InetHookNumber, MetaKey, NfTablesMessage,
@@ -35,12 +33,11 @@ use netlink_packet_netfilter::nftables::{
     SetMessage, TableAttribute, TableFlags, TableMessage,
 };
 
-use super::LogRules;
 use super::expression::{
     Base, CtKey, Expression, accept, bitwise, cmp, ct_load, ct_set, lookup, meta_load, meta_set,
     payload_load,
 };
-use super::log_rules;
+use super::log_rules::{self, LogRules};
 
 /// The bit in packet mark and connection mark that says "this one knocked".
 pub const MARK: u32 = 0x2000_0000;

@@ -3,8 +3,6 @@
 //!
 //! As with [`super::netlink`], the answer waits in the socket when `send` returns: nothing here can block.
 
-#![forbid(unsafe_code)]
-
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -32,11 +30,11 @@ const ROUTE_TYPE: usize = 16 + 7;
 
 /// A `NETLINK_ROUTE` socket that talks to the kernel and to nobody else. Asking needs no privilege.
 #[derive(Debug)]
-pub(super) struct Routes {
+pub(super) struct RouteSocket {
     socket: OwnedFd,
 }
 
-impl Routes {
+impl RouteSocket {
     /// A socket in the network namespace of the calling thread, where it stays.
     pub(super) fn open() -> Result<Self, Errno> {
         let flags = SockFlag::SOCK_CLOEXEC;
@@ -66,7 +64,7 @@ impl Routes {
     }
 }
 
-impl AsFd for Routes {
+impl AsFd for RouteSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -131,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_kernel_knows_its_own_addresses() {
-        let routes = Routes::open().unwrap();
+        let routes = RouteSocket::open().unwrap();
         assert_eq!(routes.is_local("127.0.0.1".parse().unwrap()), Ok(true));
         assert_eq!(routes.is_local("192.0.2.7".parse().unwrap()), Ok(false), "for documentation");
         assert_eq!(routes.is_local("2001:db8::7".parse().unwrap()), Ok(false));

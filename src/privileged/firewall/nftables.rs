@@ -1,9 +1,6 @@
 //! Our table in the kernel: what it logs, and with the nftables back end its grants. The netlink socket that made it owns
 //! it: when the last process that has this socket is gone, the kernel takes the table away, whatever ended the process.
 
-#![forbid(unsafe_code)]
-
-use std::fmt;
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -12,10 +9,14 @@ use netlink_packet_netfilter::nftables::{
     SetElementMessage,
 };
 use nix::errno::Errno;
+use thiserror::Error;
 
 use super::expression::limit_to_one;
-use super::netlink::{Netlink, Refused};
-use super::{Guard, LogRules, Request, guard, log_rules, ruleset};
+use super::guard::{self, Guard};
+use super::log_rules::{self, LogRules};
+use super::netlink::{BatchError, Netlink};
+use super::ruleset;
+use crate::grant::Grant;
 
 /// How many sequence numbers there may be to log: a set of a million takes some 100 MB of the kernel's memory.
 pub const MAX_EXPECTED: usize = 1_000_000;
@@ -32,18 +33,33 @@ pub(super) struct Table {
 }
 
 /// Why there is no table of ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TableError {
     /// The kernel has no `nf_tables`.
+    #[error(
+        "this kernel has no nf_tables: load the module nf_tables, or set firewall = \"conntrack\" in the config"
+    )]
     NoNfTables,
     /// The kernel has `nf_tables`, but no tables that end with their process.
+    #[error(
+        "this kernel cannot tie an nftables table to its process: knock-daemon needs Linux 5.12 or later"
+    )]
     NoOwnerFlag,
     /// Another process owns a table of this name.
+    #[error(
+        "another knock-daemon owns table inet {0}: end that one, or start this one with --instance NAME"
+    )]
     Owned(String),
     /// This process lacks `CAP_NET_ADMIN`.
+    #[error("changing the firewall needs CAP_NET_ADMIN: start knock-daemon as root")]
     NotPermitted,
     /// The kernel refused message number `.1` of the ruleset for table `.0`.
+    #[error("the kernel refused table inet {0}{at}: {errno}", at = at_message(*.1), errno = .2.desc())]
     Refused(String, Option<usize>, Errno),
+}
+
+fn at_message(at: Option<usize>) -> String {
+    at.map_or_else(String::new, |at| format!(" at message {at}"))
 }
 
 impl Table {
@@ -63,7 +79,7 @@ impl Table {
         };
         let mut messages = ruleset::create(name, log, max_open.map(size));
         let mut made = netlink.transact(&messages);
-        if made == Err(Refused { at: Some(0), errno: Errno::EEXIST }) {
+        if made == Err(BatchError { at: Some(0), errno: Errno::EEXIST }) {
             messages.insert(0, (ruleset::delete(name), 0));
             made = netlink.transact(&messages);
         }
@@ -75,8 +91,8 @@ impl Table {
     ///
     /// Adding an element that exists leaves its timeout alone on most kernels, and deleting one that does not is an
     /// error. Add, delete, add in one transaction is right in each case.
-    pub(super) fn open(&self, netlink: &mut Netlink, request: &Request) -> Result<(), Errno> {
-        let element = self.element(request);
+    pub(super) fn open(&self, netlink: &mut Netlink, grant: &Grant) -> Result<(), Errno> {
+        let element = self.element(grant);
         let messages = [
             (NfTablesMessage::NewSetElement(element.clone()), NLM_F_CREATE),
             (NfTablesMessage::DeleteSetElement(element.clone()), 0),
@@ -93,8 +109,8 @@ impl Table {
     }
 
     /// Closes what was opened, if it still is.
-    pub(super) fn close(&self, netlink: &mut Netlink, request: &Request) -> Result<(), Errno> {
-        let element = NfTablesMessage::DeleteSetElement(self.element(request));
+    pub(super) fn close(&self, netlink: &mut Netlink, grant: &Grant) -> Result<(), Errno> {
+        let element = NfTablesMessage::DeleteSetElement(self.element(grant));
         match netlink.transact(&[(element, 0)]) {
             Err(refused) if refused.errno != Errno::ENOENT => Err(refused.errno),
             _ => Ok(()),
@@ -161,17 +177,17 @@ impl Table {
         }
     }
 
-    fn element(&self, request: &Request) -> SetElementMessage {
-        let (set, mut key) = match request.address {
+    fn element(&self, grant: &Grant) -> SetElementMessage {
+        let (set, mut key) = match grant.address {
             IpAddr::V4(v4) => (ruleset::OPEN4, v4.octets().to_vec()),
             IpAddr::V6(v6) => (ruleset::OPEN6, v6.octets().to_vec()),
         };
         // Each part of a concatenation is padded to four bytes.
-        let [p0, p1] = request.port.to_be_bytes();
-        key.extend([request.protocol as u8, 0, 0, 0, p0, p1, 0, 0]);
+        let [p0, p1] = grant.port.to_be_bytes();
+        key.extend([grant.protocol as u8, 0, 0, 0, p0, p1, 0, 0]);
         let element = vec![
             SetElementAttribute::Key(DataAttribute::Value(key)),
-            SetElementAttribute::Timeout(u64::from(request.seconds) * 1000),
+            SetElementAttribute::Timeout(u64::from(grant.seconds) * 1000),
             // One connection: the element matches once.
             SetElementAttribute::ListExpressions(vec![limit_to_one()]),
         ];
@@ -186,42 +202,17 @@ impl Table {
 }
 
 /// What the kernel's refusal to make the table means.
-fn explain(name: &str, refused: Refused) -> TableError {
+fn explain(name: &str, refused: BatchError) -> TableError {
     match refused {
-        Refused { at: None, errno: Errno::EPERM } => TableError::NotPermitted,
-        Refused {
+        BatchError { at: None, errno: Errno::EPERM } => TableError::NotPermitted,
+        BatchError {
             at: None,
             errno: Errno::EPROTONOSUPPORT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT,
         } => TableError::NoNfTables,
-        Refused { at: Some(0), errno: Errno::EPERM } => TableError::Owned(name.to_owned()),
-        Refused { at: Some(0), errno: Errno::EOPNOTSUPP | Errno::EINVAL } => {
+        BatchError { at: Some(0), errno: Errno::EPERM } => TableError::Owned(name.to_owned()),
+        BatchError { at: Some(0), errno: Errno::EOPNOTSUPP | Errno::EINVAL } => {
             TableError::NoOwnerFlag
         }
-        Refused { at, errno } => TableError::Refused(name.to_owned(), at, errno),
-    }
-}
-
-impl std::error::Error for TableError {}
-
-impl fmt::Display for TableError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoNfTables => {
-                f.write_str("this kernel has no nf_tables: load the module nf_tables, or set firewall = \"conntrack\" in the config")
-            }
-            Self::NoOwnerFlag => f.write_str(
-                "this kernel cannot tie an nftables table to its process: knock-daemon needs Linux 5.12 or later",
-            ),
-            Self::Owned(name) => write!(
-                f,
-                "another knock-daemon owns table inet {name}: end that one, or start this one with --instance NAME"
-            ),
-            Self::NotPermitted => f.write_str("changing the firewall needs CAP_NET_ADMIN: start knock-daemon as root"),
-            Self::Refused(name, at, errno) => {
-                write!(f, "the kernel refused table inet {name}")?;
-                at.map_or(Ok(()), |at| write!(f, " at message {at}"))?;
-                write!(f, ": {}", errno.desc())
-            }
-        }
+        BatchError { at, errno } => TableError::Refused(name.to_owned(), at, errno),
     }
 }

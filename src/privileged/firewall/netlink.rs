@@ -3,8 +3,6 @@
 //! The kernel works a request off inside the `send` that carries it, so every answer waits in the socket when `send`
 //! returns. Answers are therefore read without waiting: nothing here can block, and none is left behind for later.
 
-#![forbid(unsafe_code)]
-
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_core::{
@@ -31,21 +29,21 @@ const BUFFER: usize = 32 * 1024;
 
 /// Which part of a batch the kernel refused, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct BatchError {
     /// The first message of the batch that was refused; `None`: the batch as such.
     pub at: Option<usize>,
     /// Why.
     pub errno: Errno,
 }
 
-impl From<Errno> for Refused {
+impl From<Errno> for BatchError {
     fn from(errno: Errno) -> Self {
         Self { at: None, errno }
     }
 }
 
 /// One message that is no part of a transaction, with its family and the netlink flags that it needs.
-pub(super) type Told = (NetfilterProtoFamily, NetfilterMessageInner, u16);
+pub(super) type SingleMessage = (NetfilterProtoFamily, NetfilterMessageInner, u16);
 
 /// A `NETLINK_NETFILTER` socket that talks to the kernel and to nobody else.
 #[derive(Debug)]
@@ -72,7 +70,10 @@ impl Netlink {
     }
 
     /// Has the kernel do all of `messages` at once or none of them. Each comes with the netlink flags that it needs.
-    pub(super) fn transact(&mut self, messages: &[(NfTablesMessage, u16)]) -> Result<(), Refused> {
+    pub(super) fn transact(
+        &mut self,
+        messages: &[(NfTablesMessage, u16)],
+    ) -> Result<(), BatchError> {
         let mut bytes = Vec::with_capacity(BUFFER);
         self.push(
             &mut bytes,
@@ -101,7 +102,10 @@ impl Netlink {
     }
 
     /// Has the kernel do each of `messages`, one after the other, whatever becomes of those before it. What became of each.
-    pub(super) fn tell(&mut self, messages: &[Told]) -> Result<Vec<Result<(), Errno>>, Errno> {
+    pub(super) fn send_each(
+        &mut self,
+        messages: &[SingleMessage],
+    ) -> Result<Vec<Result<(), Errno>>, Errno> {
         let mut bytes = Vec::new();
         let first = self.sequence.wrapping_add(1);
         for (family, message, flags) in messages {
@@ -211,7 +215,7 @@ pub struct Acknowledged {
     /// How many messages the kernel says that it took.
     pub done: usize,
     /// The first that it says it refused.
-    pub refused: Option<Refused>,
+    pub refused: Option<BatchError>,
 }
 
 impl Acknowledged {
@@ -231,11 +235,11 @@ impl Acknowledged {
         let at = usize::try_from(header.sequence_number.wrapping_sub(self.first)).ok();
         let at = at.filter(|at| *at < self.count);
         let errno = Errno::from_raw(code.get().saturating_neg());
-        self.refused = self.refused.or(Some(Refused { at, errno }));
+        self.refused = self.refused.or(Some(BatchError { at, errno }));
     }
 
     /// What was not acknowledged was not done.
-    pub fn whole(self) -> Result<(), Refused> {
+    pub fn whole(self) -> Result<(), BatchError> {
         match self.refused {
             Some(refused) => Err(refused),
             None if self.done != self.count => Err(Errno::EPROTO.into()),
