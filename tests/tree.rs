@@ -589,7 +589,7 @@ fn every_module_uses_only_what_the_table_allows() {
 }
 
 /// The files of `src` but the programs' `main`s, and which they use.
-fn uses() -> Graph {
+fn graph_of_src() -> Graph {
     let src = root().join("src");
     let files = rust_files(&src).into_iter().filter(|path| !path.starts_with(src.join("bin")));
     let with_code = files.map(|path| {
@@ -617,7 +617,7 @@ fn is_left(group: &[PathBuf]) -> bool {
 #[test]
 fn no_file_is_used_by_what_it_uses() {
     let (left, wrong): (Vec<_>, Vec<_>) =
-        cycles(&uses()).into_iter().partition(|group| is_left(group));
+        cycles(&graph_of_src()).into_iter().partition(|group| is_left(group));
     println!("files that use each other in circles, left for now: {left:#?}");
     assert!(
         wrong.is_empty(),
@@ -627,11 +627,11 @@ fn no_file_is_used_by_what_it_uses() {
 
 #[test]
 fn no_room_is_used_by_what_it_uses() {
-    let uses = uses();
+    let graph = graph_of_src();
     let mut rooms: BTreeMap<PathBuf, BTreeSet<PathBuf>> = BTreeMap::new();
-    for (file, used) in &uses {
-        let here = room(file, &uses);
-        let used = used.iter().map(|file| room(file, &uses)).filter(|room| *room != here);
+    for (file, used) in &graph {
+        let here = room(file, &graph);
+        let used = used.iter().map(|file| room(file, &graph)).filter(|room| *room != here);
         rooms.entry(here.clone()).or_default().extend(used);
     }
     let (left, wrong): (Vec<_>, Vec<_>) =

@@ -84,16 +84,14 @@ impl HelperHandle {
         // It says `Ready`, or it writes a line and ends.
         while said != Reply::Ready.encode() {
             let read = self.wait(deadline).and_then(|()| Ok(read(&self.replies, &mut piece)?));
-            match read {
-                Ok(length @ 1..) => said.extend_from_slice(piece.get(..length).unwrap_or_default()),
-                _ => {
-                    let ended = self.end();
-                    return Err(match String::from_utf8_lossy(&said) {
-                        said if said.is_empty() => NotReady::Ended(ended),
-                        said => NotReady::Because(said.into_owned()),
-                    });
-                }
-            }
+            let Ok(length @ 1..) = read else {
+                let ended = self.end();
+                return Err(match String::from_utf8_lossy(&said) {
+                    said if said.is_empty() => NotReady::Ended(ended),
+                    said => NotReady::Because(said.into_owned()),
+                });
+            };
+            said.extend_from_slice(piece.get(..length).unwrap_or_default());
         }
         Ok(self)
     }

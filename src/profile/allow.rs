@@ -15,7 +15,7 @@ use crate::grant::{Service, listed};
 
 /// What `config` says of a new profile's services, which it limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum InConfig {
+pub(crate) enum InConfig {
     /// It named nothing, and names the profile's services now.
     Written,
     /// It is as it was.
@@ -163,7 +163,7 @@ fn section(line: &[u8]) -> Option<&str> {
 
 /// The choice of a firewall that `minimal-firewall.sh` remembers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FirewallChoice {
+pub(crate) struct FirewallChoice {
     /// Where it stands.
     pub path: PathBuf,
     only: Option<Vec<Service>>,
@@ -173,7 +173,7 @@ pub struct FirewallChoice {
 impl FirewallChoice {
     /// What is remembered in `config_dir`. None: nothing is.
     #[must_use]
-    pub fn remembered(config_dir: &Path) -> Option<Self> {
+    pub(crate) fn remembered(config_dir: &Path) -> Option<Self> {
         let path = config_dir.join("firewall");
         let bytes = fs::read(&path).ok()?;
         let list = |key| named(&bytes, key).ok().flatten();
@@ -182,7 +182,7 @@ impl FirewallChoice {
 
     /// Which of these it leaves open to everybody.
     #[must_use]
-    pub fn leaves_open(&self, services: &[Service]) -> Vec<Service> {
+    pub(crate) fn leaves_open(&self, services: &[Service]) -> Vec<Service> {
         let is_open = |service: &&Service| match &self.only {
             Some(closed) => !service.is_in(closed),
             None => self.allow.iter().any(|open| open.overlaps(service)),

@@ -22,7 +22,7 @@ use crate::layout::classic::KEY_LEN;
 /// ask for what `allow` names, if that names anything; then `config` gets the same line, unless it has one.
 ///
 /// It is built under a hidden name, synced, and then renamed: a profile that is there is whole.
-pub fn create(
+pub(crate) fn create(
     config_dir: &Path,
     name: &str,
     knock_port: u16,

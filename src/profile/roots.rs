@@ -11,7 +11,7 @@ use thiserror::Error;
 /// root's alone, nobody else can put another thing in the place of what was checked.
 ///
 /// A symbolic link must lead straight to its end, and there each directory on the way must be root's alone too.
-pub fn roots_alone(path: &Path) -> Result<(), NotRoots> {
+pub(crate) fn roots_alone(path: &Path) -> Result<(), NotRoots> {
     let unreadable = |why| NotRoots::Unreadable(path.to_owned(), why);
     let metadata = path.symlink_metadata().map_err(unreadable)?;
     if !metadata.is_symlink() {

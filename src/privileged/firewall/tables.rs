@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use super::netlink::Netlink;
 
 /// The names of the `inet` tables in the network namespace of this thread. Needs root.
-pub fn tables() -> Result<Vec<String>, Errno> {
+pub(crate) fn tables() -> Result<Vec<String>, Errno> {
     let mut found = Vec::new();
     let question = NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() });
     Netlink::open()?.dump(NetfilterProtoFamily::Inet, question, |_, answer| {
