@@ -1,7 +1,7 @@
 //! `config` in the config directory: root's word on what anybody may be granted. The original's keys are `delay`
 //! and `error_window`; ours are in the same syntax.
 
-use std::io;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -192,11 +192,8 @@ pub(super) fn read<T>(
 ) -> Result<Option<T>, ConfigError> {
     // The beginning of a config may allow what its end takes back, so it is read whole or not at all.
     let file = match read_checked(path, MAX_LEN) {
-        Ok(file) => file,
-        Err(FileError::Unreadable(why)) if why.kind() == io::ErrorKind::NotFound => {
-            return Ok(None);
-        }
-        Err(why) => return Err(ConfigError::of(path, why)),
+        Err(FileError::Unreadable(_, why)) if why.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file?,
     };
     roots_alone(path)?;
     parse(&file.bytes).map(Some).map_err(|why| ConfigError::Wrong(path.to_owned(), why))
@@ -220,33 +217,15 @@ fn services(ini: &mut Ini) -> Result<Option<Vec<Service>>, String> {
 /// Why there is no config to go by.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// It cannot be read.
-    #[error("{0:?}: cannot be read: {1}")]
-    Unreadable(PathBuf, #[source] io::Error),
-    /// It is a directory, a FIFO, a device.
-    #[error("{0:?}: not a regular file")]
-    NotAFile(PathBuf),
+    /// It cannot be read, or is not what it must be.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Somebody else than root could change it.
     #[error(transparent)]
     NotRoots(#[from] NotRoots),
-    /// It is larger than any config is.
-    #[error("{0:?}: larger than {MAX_LEN} bytes, which no config is\nfix: check what is in it")]
-    TooLarge(PathBuf),
     /// It does not say what a config may say.
     #[error("{0:?}: {1}")]
     Wrong(PathBuf, String),
-}
-
-impl ConfigError {
-    fn of(path: &Path, why: FileError) -> Self {
-        let path = path.to_owned();
-        match why {
-            FileError::Unreadable(why) => Self::Unreadable(path, why),
-            FileError::NotAFile => Self::NotAFile(path),
-            FileError::WritableByOthers => NotRoots::Writable(path).into(),
-            FileError::TooLarge => Self::TooLarge(path),
-        }
-    }
 }
 
 #[cfg(test)]

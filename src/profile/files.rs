@@ -1,6 +1,5 @@
 //! The files of a profile as bytes: opened and read, not yet looked at.
 
-use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use zeroize::Zeroizing;
 
 use super::Profile;
-use super::checked_file::{CheckedFile, FileError, is_writable_by_others, read_checked};
+use super::checked_file::{FileError, read_checked, refuse_writable_by_others};
 use super::config::ProfileConfig;
 use super::error::ProfileError;
 use super::roots::roots_alone;
@@ -52,12 +51,12 @@ impl ProfileFiles {
 
     /// Opens and reads the files of the profile in `dir`.
     pub fn read(dir: &Path) -> Result<Self, ProfileError> {
-        let dir_metadata =
-            dir.metadata().map_err(|why| ProfileError::Unreadable(dir.to_owned(), why))?;
+        let unreadable = |why| FileError::Unreadable(dir.to_owned(), why);
+        let dir_metadata = dir.metadata().map_err(unreadable)?;
         refuse_writable_by_others(dir, &dir_metadata)?;
-        let cipher_key = read_file(&dir.join("cipher.key"))?;
-        let mac_key = read_file(&dir.join("mac.key"))?;
-        let config = read_file(&dir.join("config"))?;
+        let cipher_key = read_checked(&dir.join("cipher.key"), MAX_LEN)?;
+        let mac_key = read_checked(&dir.join("mac.key"), MAX_LEN)?;
+        let config = read_checked(&dir.join("config"), MAX_LEN)?;
         let counter = Counter::open(dir)?;
         refuse_writable_by_others(&dir.join(counter::FILE_NAME), &counter.metadata()?)?;
         let private_dir = dir_metadata.mode() & 0o077 == 0;
@@ -101,25 +100,6 @@ impl ProfileFiles {
             self.dir.file_name().unwrap_or(self.dir.as_os_str()).to_string_lossy().into_owned();
         Ok(Profile { name, keys: Keys::new(*cipher, *mac), config })
     }
-}
-
-fn read_file(path: &Path) -> Result<CheckedFile, ProfileError> {
-    read_checked(path, MAX_LEN).map_err(|error| {
-        let path = path.to_owned();
-        match error {
-            FileError::Unreadable(why) => ProfileError::Unreadable(path, why),
-            FileError::NotAFile => ProfileError::NotAFile(path),
-            FileError::WritableByOthers => ProfileError::WritableByOthers(path),
-            FileError::TooLarge => ProfileError::TooLarge(path),
-        }
-    })
-}
-
-fn refuse_writable_by_others(path: &Path, metadata: &Metadata) -> Result<(), ProfileError> {
-    if is_writable_by_others(metadata) {
-        return Err(ProfileError::WritableByOthers(path.to_owned()));
-    }
-    Ok(())
 }
 
 fn key(bytes: &[u8], path: &Path) -> Result<Zeroizing<[u8; KEY_LEN]>, ProfileError> {
@@ -211,7 +191,7 @@ mod tests {
             fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o622)).unwrap();
             let error = error(&dir);
             assert!(
-                matches!(&error, ProfileError::WritableByOthers(path) if path.ends_with(name)),
+                matches!(&error, ProfileError::File(FileError::WritableByOthers(path)) if path.ends_with(name)),
                 "{error}"
             );
         }
@@ -221,12 +201,12 @@ mod tests {
     fn what_is_no_file_or_far_too_large_is_refused() {
         let dir = profile(KEY_A, KEY_B);
         fs::remove_file(dir.path().join("config")).unwrap();
-        assert!(matches!(error(&dir), ProfileError::Unreadable(..)));
+        assert!(matches!(error(&dir), ProfileError::File(FileError::Unreadable(..))));
         fs::create_dir(dir.path().join("config")).unwrap();
-        assert!(matches!(error(&dir), ProfileError::NotAFile(_)));
+        assert!(matches!(error(&dir), ProfileError::File(FileError::NotAFile(_))));
 
         let dir = profile(KEY_A, KEY_B);
         fs::write(dir.path().join("config"), vec![b'\n'; 20_000]).unwrap();
-        assert!(matches!(error(&dir), ProfileError::TooLarge(_)));
+        assert!(matches!(error(&dir), ProfileError::File(FileError::TooLarge(..))));
     }
 }

@@ -123,13 +123,13 @@ pub struct FileLog {
     files: VecDeque<Tail>,
     buffer: Vec<u8>,
     /// Reading that has begun. None: the next read looks around first.
-    turn: Option<Turn>,
+    turn: Option<ReadTurn>,
     reports: Vec<Report>,
 }
 
 /// How far reading has come since the descriptor was readable.
 #[derive(Debug)]
-struct Turn {
+struct ReadTurn {
     /// The file that is read, by its place in the list.
     at: usize,
     /// Whether the writer has left the older files for good.
@@ -213,7 +213,7 @@ impl FileLog {
 
     /// Learns what has happened since the last turn. Where something came, went or moved, has the way watched afresh and
     /// looks what is at its end.
-    fn begin_turn(&mut self) -> io::Result<Turn> {
+    fn begin_turn(&mut self) -> io::Result<ReadTurn> {
         let news = self.watch.take_news()?;
         if news & CHANGED != 0 {
             let files = self.files.iter().filter(|tail| !tail.is_copy);
@@ -229,7 +229,7 @@ impl FileLog {
         // The writer has left the older files for good when it has begun the newest. That is asked before they are read
         // to their ends, so that no line of the newest overtakes one of theirs.
         let moved_on = self.files.back().is_some_and(Tail::has_begun);
-        Ok(Turn { at: 0, moved_on, pieces_left: MAX_PIECES })
+        Ok(ReadTurn { at: 0, moved_on, pieces_left: MAX_PIECES })
     }
 
     /// Opens the path and puts what is there at the end of the list. Reports what is new.
