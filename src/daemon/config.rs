@@ -134,9 +134,11 @@ impl FromStr for FirewallKind {
             "auto" => Ok(Self::Auto),
             "conntrack" => Ok(Self::Conntrack),
             "nftables" => Ok(Self::Nftables),
-            "iptables" => Err("the back end iptables is gone\nfix: remove the line: conntrack, the default, opens ports in any \
-                 firewall that accepts ESTABLISHED,RELATED, made by iptables or not"
-                .into()),
+            "iptables" => Err(
+                "the back end iptables is gone; remove the line: conntrack, the default, opens \
+                 ports in any firewall that accepts ESTABLISHED,RELATED, made by iptables or not"
+                    .into(),
+            ),
             _ => Err(format!(
                 "there is no back end {text:?}; firewall may be auto, conntrack or nftables"
             )),

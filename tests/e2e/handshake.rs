@@ -163,7 +163,7 @@ fn knocks_are_heard_through_any_flood_and_nothing_else_is_logged() {
         let lines = of_tag(&site, &log);
         // Five knocks and five connections; a flood's number is an expected one by chance only.
         assert!((10..=12).contains(&lines.len()), "{lines:#?}");
-        assert!(!site.daemon().lines().iter().any(|line| line.contains("wrong knock")));
+        assert!(!site.daemon().lines().iter().any(|line| line.contains("invalid knock")));
     }
 }
 
