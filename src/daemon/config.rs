@@ -33,7 +33,7 @@ pub struct Config {
     pub firewall: FirewallKind,
     /// Who logs the knocks.
     pub log_rule: LogRule,
-    /// What an opening for TCP ends with, beside its time.
+    /// What a grant for TCP ends with, beside its time.
     pub spend: SpendOn,
     /// Whom to run as. None: `knockknock` if there is such a user, else `nobody`.
     pub user: Option<String>,
@@ -111,7 +111,7 @@ impl LogRule {
     const NAMES: [(&str, Self); 2] = [("own", Self::Own), ("firewall", Self::Firewall)];
 }
 
-/// What an opening for TCP ends with, beside its time.
+/// What a grant for TCP ends with, beside its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SpendOn {
     /// The first connection that stands: nobody can use it up by a packet with a forged source.

@@ -225,7 +225,7 @@ fn a_log_that_is_missing_is_waited_for_and_one_that_is_no_file_is_refused() {
     command.arg("--config-dir").arg(site.config_dir()).args(["--user", "nobody", "--log", "/tmp"]);
     let mut daemon = Running::start(&mut command);
     assert_eq!(daemon.wait_for_end().code(), Some(1));
-    assert_says(&daemon.lines().join("\n"), &["no regular file"]);
+    assert_says(&daemon.lines().join("\n"), &["not a regular file"]);
 }
 
 #[test]
@@ -496,7 +496,10 @@ fn check_warns_of_a_log_that_every_user_can_write_to() {
 #[test]
 fn a_log_whose_lines_are_none_of_those_that_are_read_is_told_of_once() {
     for (line, says) in [
-        ("{\"time\":\"2026-11-20T09:39:15+00:00\",\"msg\":\"IN=", "does not begin as lines of this log do"),
+        (
+            "{\"time\":\"2026-11-20T09:39:15+00:00\",\"msg\":\"IN=",
+            "does not begin as lines of this log do",
+        ),
         ("2026-11-20T09:39:15+00:00 host kernel: [UFW BLOCK] IN=", "begin with `log_prefix`"),
     ] {
         let log = Log::File(crate::kernel_log::Framing::Iso);
