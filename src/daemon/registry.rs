@@ -26,7 +26,12 @@ impl ProfileRegistry {
         let mut broken = Vec::new();
         for files in files {
             match ProfileState::new(files, limits, defaults) {
-                Ok((port, profile)) => registry.ports.entry(port).or_default().push(profile),
+                Ok((port, profile)) => {
+                    let profiles = registry.ports.entry(port).or_default();
+                    // One is the rule; a vector takes room for four.
+                    profiles.reserve_exact(1);
+                    profiles.push(profile);
+                }
                 Err(error) => broken.push(error),
             }
         }
