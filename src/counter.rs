@@ -15,7 +15,7 @@ use thiserror::Error;
 use crate::layout::classic::SPENT;
 
 /// The file's name in a profile's directory.
-pub const FILE_NAME: &str = "counter";
+pub(crate) const FILE_NAME: &str = "counter";
 
 /// More bytes than any counter has: ten digits, a newline, and some padding.
 const MAX_LEN: usize = 64;
@@ -45,7 +45,7 @@ impl Counter {
     }
 
     /// Who may do what with the file.
-    pub fn metadata(&self) -> Result<Metadata, CounterError> {
+    pub(crate) fn metadata(&self) -> Result<Metadata, CounterError> {
         self.file.metadata().map_err(|why| self.error(CounterErrorKind::Read(why)))
     }
 

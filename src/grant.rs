@@ -65,7 +65,7 @@ pub struct NotAService(String);
 impl Grant {
     /// Whether both admit the same connections: granting the one again renews the other.
     #[must_use]
-    pub fn is_for_the_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_for_the_same(&self, other: &Self) -> bool {
         (self.address, self.destination, self.protocol, self.port)
             == (other.address, other.destination, other.protocol, other.port)
     }
@@ -74,7 +74,7 @@ impl Grant {
 impl Service {
     /// One TCP port.
     #[must_use]
-    pub fn tcp(port: u16) -> Self {
+    pub(crate) fn tcp(port: u16) -> Self {
         Self { protocol: Protocol::Tcp, first_port: port, last_port: port }
     }
 
@@ -86,14 +86,14 @@ impl Service {
 
     /// Whether the services of a list have all ports of this one among them.
     #[must_use]
-    pub fn is_in(&self, list: &[Self]) -> bool {
+    pub(crate) fn is_in(self, list: &[Self]) -> bool {
         (self.first_port..=self.last_port)
             .all(|port| list.iter().any(|one| one.contains(self.protocol, port)))
     }
 
     /// Whether the two have a port in common.
     #[must_use]
-    pub fn overlaps(&self, other: &Self) -> bool {
+    pub(crate) fn overlaps(self, other: Self) -> bool {
         self.protocol == other.protocol
             && self.first_port <= other.last_port
             && other.first_port <= self.last_port
@@ -142,7 +142,7 @@ impl fmt::Display for Service {
 
 /// Services as they stand behind `allow =`.
 #[must_use]
-pub fn listed(services: &[Service], between: &str) -> String {
+pub(crate) fn listed(services: &[Service], between: &str) -> String {
     services.iter().map(ToString::to_string).collect::<Vec<_>>().join(between)
 }
 
@@ -190,8 +190,8 @@ mod tests {
             ("tcp/22", "tcp/23-30", false),
             ("tcp/22", "udp/22", false),
         ] {
-            assert_eq!(service(one).overlaps(&service(other)), expected, "{one} {other}");
-            assert_eq!(service(other).overlaps(&service(one)), expected, "{one} {other}");
+            assert_eq!(service(one).overlaps(service(other)), expected, "{one} {other}");
+            assert_eq!(service(other).overlaps(service(one)), expected, "{one} {other}");
         }
     }
 }

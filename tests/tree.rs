@@ -226,10 +226,7 @@ const PRIVILEGED: &[Privileged] = &[
             "Firewall::open",
             "Firewall::close",
             "Firewall::close_all",
-            "Firewall::expect",
-            "Firewall::forget",
-            "Firewall::knock_on",
-            "Firewall::unguard",
+            "Firewall::table",
             "Firewall::is_ours",
         ],
         not_reached: &[
@@ -259,7 +256,7 @@ const PRIVILEGED: &[Privileged] = &[
             "Grant::tuple",
             "expectation",
             "tuple",
-            "message",
+            "tell",
         ],
         not_reached: &[
             "Expectations::new",
@@ -275,7 +272,7 @@ const PRIVILEGED: &[Privileged] = &[
     },
     Privileged {
         file: "src/privileged/firewall/attribute.rs",
-        reached: &["number", "long_number", "text", "nested"],
+        reached: &["bytes", "number", "long_number", "text", "nested", "list"],
         not_reached: &[],
     },
     Privileged {
@@ -289,56 +286,60 @@ const PRIVILEGED: &[Privileged] = &[
             "Table::knock_on",
             "Table::unguard",
             "Table::element",
+            "unless_gone",
         ],
         not_reached: &["Table::create", "Table::guard", "explain", "at_message"],
     },
     Privileged {
-        file: "src/privileged/firewall/log_rules.rs",
-        reached: &["elements"],
-        not_reached: &["create", "expected", "to_knock_port", "came_in", "is_local", "label"],
+        file: "src/privileged/firewall/object.rs",
+        reached: &["key", "timeout", "condition", "elements", "command", "delete_chain"],
+        not_reached: &[
+            "new_set",
+            "new_dynamic_set",
+            "set_timeout",
+            "set_note",
+            "new_table",
+            "delete_table",
+            "new_chain",
+            "new_target",
+            "new_rule",
+        ],
     },
     Privileged {
         file: "src/privileged/firewall/guard.rs",
-        reached: &["delete", "chain"],
-        not_reached: &[
-            "Guard::fits",
-            "create",
-            "to_service",
-            "closed",
-            "of_protocol",
-            "from_network",
-            "through",
-        ],
+        reached: &["delete"],
+        not_reached: &["Guard::fits", "create", "to_service", "closed", "from_network", "through"],
     },
     Privileged {
         file: "src/privileged/firewall/netlink.rs",
         reached: &[
+            "BatchError::from",
+            "Command::new",
+            "Command::control",
             "Netlink::transact",
-            "Netlink::send_each",
+            "Netlink::tell",
+            "Netlink::exchange",
             "Netlink::push",
             "Netlink::answers",
             "read_answers",
             "Acknowledged::none_of",
             "Acknowledged::count",
             "Acknowledged::whole",
-            "BatchError::from",
         ],
         not_reached: &[
             "Netlink::open",
             "Netlink::replace_socket",
-            "Netlink::dump",
+            "Netlink::list_tables",
             "Netlink::as_fd",
         ],
     },
     Privileged {
         file: "src/privileged/firewall/expression.rs",
-        reached: &["limit_to_one", "limit", "other"],
+        reached: &["limit_to_one", "limit", "expression"],
         not_reached: &[
-            "daddr_type",
-            "update",
-            "log",
-            "immediate",
             "payload_load",
+            "destination_port",
+            "tcp_flags",
             "meta_load",
             "meta_set",
             "ct_load",
@@ -346,10 +347,19 @@ const PRIVILEGED: &[Privileged] = &[
             "bitwise",
             "cmp",
             "lookup",
+            "daddr_type",
+            "update",
+            "log",
+            "immediate",
             "accept",
             "goto",
             "reject_with_reset",
             "reject_as_unreachable",
+            "is_of_protocol",
+            "is_syn",
+            "verdict",
+            "data",
+            "numbers",
         ],
     },
 ];
@@ -426,7 +436,7 @@ const START: &[(&str, AtStart)] = &[
         AtStart::Only(&["Netlink::open", "Netlink::replace_socket", "Netlink::as_fd"]),
     ),
     ("src/privileged/firewall/ruleset.rs", AtStart::AllBut(&[])),
-    ("src/privileged/firewall/guard.rs", AtStart::AllBut(&["delete", "chain"])),
+    ("src/privileged/firewall/guard.rs", AtStart::AllBut(&["delete"])),
     (
         "src/privileged/firewall/mod.rs",
         AtStart::Only(&[
@@ -452,16 +462,23 @@ const START: &[(&str, AtStart)] = &[
         "src/privileged/firewall/route.rs",
         AtStart::Only(&["RouteSocket::open", "RouteSocket::replace_socket", "RouteSocket::as_fd"]),
     ),
-    ("src/privileged/firewall/log_rules.rs", AtStart::AllBut(&["elements"])),
-    ("src/privileged/firewall/expression.rs", AtStart::AllBut(&["limit_to_one", "limit", "other"])),
+    ("src/privileged/firewall/log_rules.rs", AtStart::AllBut(&[])),
+    (
+        "src/privileged/firewall/object.rs",
+        AtStart::AllBut(&["key", "timeout", "condition", "elements", "command", "delete_chain"]),
+    ),
+    (
+        "src/privileged/firewall/expression.rs",
+        AtStart::AllBut(&["limit_to_one", "limit", "expression"]),
+    ),
 ];
 
 /// How many lines of code the functions of the first table may have in all, the loop itself, and those of the second. The
 /// aim of the first was 250. What the kernel is told is written out attribute by attribute, which takes most of it: no
 /// crate has expectations, and no program is run. SECURITY.md says the first and the last.
-const BUDGET: usize = 750;
+const BUDGET: usize = 700;
 const LOOP_BUDGET: usize = 18;
-const START_BUDGET: usize = 1850;
+const START_BUDGET: usize = 1820;
 
 /// How far below its budget a number may be: a reader of SECURITY.md is to know how much there is.
 const SLACK: usize = 60;

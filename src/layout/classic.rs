@@ -79,7 +79,7 @@ impl Keys {
 
     /// Whether [`Keys::prepare`] has been called.
     #[must_use]
-    pub fn are_prepared(&self) -> bool {
+    pub(crate) fn are_prepared(&self) -> bool {
         !self.first_bytes.is_empty()
     }
 
@@ -194,7 +194,7 @@ pub fn open(
 
 /// Hands `each` the sequence number of every knock that asks for one of `requests` with one of `count` counters from
 /// `counter` on: what a firewall can tell knocks by before they are decoded.
-pub fn sequences(
+pub(crate) fn sequences(
     keys: &Keys,
     requests: &[Request],
     counter: u32,

@@ -63,7 +63,7 @@ impl Receiver {
 
     /// Whether there is anything for [`Receiver::look_after_remembered`] to find.
     #[must_use]
-    pub fn has_remembered(&self) -> bool {
+    pub(crate) fn has_remembered(&self) -> bool {
         !self.remembered.is_empty()
     }
 
@@ -91,7 +91,13 @@ impl Receiver {
 
     /// Hands `each` the sequence numbers of the knocks that ask for one of `requests` with one of `count` counters from
     /// `from` on.
-    pub fn sequences(&self, requests: &[Request], from: u32, count: u32, each: impl FnMut(u32)) {
+    pub(crate) fn sequences(
+        &self,
+        requests: &[Request],
+        from: u32,
+        count: u32,
+        each: impl FnMut(u32),
+    ) {
         classic::sequences(&self.keys, requests, from, count, each);
     }
 

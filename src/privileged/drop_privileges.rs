@@ -39,7 +39,7 @@ pub enum DropError {
 /// privileges, not dumpable, umask 077. Then tries to get the rest back, which has to fail.
 ///
 /// Needs root. Call it while the process has one thread: capabilities belong to threads.
-pub fn drop_privileges(ids: &Ids, keep: &[Capability]) -> Result<(), DropError> {
+pub(crate) fn drop_privileges(ids: &Ids, keep: &[Capability]) -> Result<(), DropError> {
     let sets = Sets { keep: keep.iter().copied().collect(), none: CapsHashSet::new() };
     give_up(ids, &sets)?;
     prove(ids, &sets)

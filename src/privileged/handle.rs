@@ -126,7 +126,7 @@ impl HelperHandle {
     }
 
     /// Asks the helper to drop our copy of the guard. [`Reply::Done`], too, where there is none.
-    pub fn ask_unguard(&mut self) -> Result<Reply, HelperGone> {
+    pub(crate) fn ask_unguard(&mut self) -> Result<Reply, HelperGone> {
         self.ask(&Message::Unguard)
     }
 
@@ -183,7 +183,7 @@ impl HelperHandle {
 
     /// A descriptor that polls as hung up (`POLLHUP`) when the helper has ended. Poll it with no events asked for.
     #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.replies.as_fd()
     }
 

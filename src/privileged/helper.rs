@@ -93,12 +93,14 @@ fn answer_close(grant: &Grant, firewall: &mut Firewall, grants: &mut Grants) -> 
 
 /// What is logged, and what our table closes: nothing of this admits anybody.
 fn answer_rules(message: &Message, firewall: &mut Firewall) -> Result<(), Errno> {
-    match message {
-        Message::Expect(numbers) => firewall.expect(numbers),
-        Message::Forget(numbers) => firewall.forget(numbers),
-        Message::KnockPorts(ports) => firewall.knock_on(ports),
-        Message::Unguard => firewall.unguard(),
-        Message::Open(_) | Message::Close(_) | Message::End => Err(Errno::EINVAL),
+    match (message, firewall.table()) {
+        (Message::Expect(numbers), Some((table, netlink))) => table.expect(netlink, numbers),
+        (Message::Forget(numbers), Some((table, netlink))) => table.forget(netlink, numbers),
+        (Message::KnockPorts(ports), Some((table, netlink))) => table.knock_on(netlink, ports),
+        (Message::Unguard, Some((table, netlink))) => table.unguard(netlink),
+        // There was none to drop.
+        (Message::Unguard, None) => Ok(()),
+        _ => Err(Errno::EOPNOTSUPP),
     }
 }
 

@@ -50,7 +50,7 @@ pub enum SpawnError {
 ///
 /// To be called first of all, before anything has been opened: what a careless parent left open is neither daemon's nor
 /// helper's.
-pub fn close_inherited() -> Result<(), Errno> {
+pub(crate) fn close_inherited() -> Result<(), Errno> {
     // SAFETY: by its contract this is called before anything in this process owns a descriptor from 3 on.
     Errno::result(unsafe { libc::close_range(3, u32::MAX, 0) }).map(drop)
 }

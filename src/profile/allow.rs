@@ -165,7 +165,7 @@ fn section(line: &[u8]) -> Option<&str> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FirewallChoice {
     /// Where it stands.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     only: Option<Vec<Service>>,
     allow: Vec<Service>,
 }
@@ -185,7 +185,7 @@ impl FirewallChoice {
     pub(crate) fn leaves_open(&self, services: &[Service]) -> Vec<Service> {
         let is_open = |service: &&Service| match &self.only {
             Some(closed) => !service.is_in(closed),
-            None => self.allow.iter().any(|open| open.overlaps(service)),
+            None => self.allow.iter().any(|open| open.overlaps(**service)),
         };
         services.iter().filter(is_open).copied().collect()
     }

@@ -39,7 +39,7 @@ pub enum ProfileError {
 
 /// Why no profile was made. Nothing half-made is left behind.
 #[derive(Debug, Error)]
-pub enum CreateError {
+pub(crate) enum CreateError {
     /// The name is no plain file name.
     #[error(
         "{0:?} cannot be a profile's name: it must begin with a letter, a digit or _, and hold only those and . - @ +"

@@ -41,7 +41,7 @@ impl Profile {
 
 impl ProfileFiles {
     /// The same on the server, where root reads for a process that acts on it: nothing of it may be in others' hands.
-    pub fn read_of_root(dir: &Path) -> Result<Self, ProfileError> {
+    pub(crate) fn read_of_root(dir: &Path) -> Result<Self, ProfileError> {
         roots_alone(dir)?;
         for name in ["cipher.key", "mac.key", "config", counter::FILE_NAME] {
             roots_alone(&dir.join(name))?;
@@ -73,13 +73,13 @@ impl ProfileFiles {
 
     /// The profile's directory.
     #[must_use]
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// Whether users other than the owner can read the keys: worth a warning, with `chmod -R go-rwx DIR`.
     #[must_use]
-    pub fn readable_by_others(&self) -> bool {
+    pub(crate) fn readable_by_others(&self) -> bool {
         self.readable_by_others
     }
 
@@ -89,7 +89,7 @@ impl ProfileFiles {
     }
 
     /// Parses the bytes. The name is the directory's.
-    pub fn profile(&self) -> Result<Profile, ProfileError> {
+    pub(crate) fn profile(&self) -> Result<Profile, ProfileError> {
         let cipher = key(&self.cipher_key, &self.dir.join("cipher.key"))?;
         let mac = key(&self.mac_key, &self.dir.join("mac.key"))?;
         if EXAMPLE_KEYS.contains(&&*cipher) || EXAMPLE_KEYS.contains(&&*mac) {

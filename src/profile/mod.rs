@@ -15,7 +15,7 @@ pub(crate) mod allow;
 pub(crate) mod checked_file;
 pub mod config;
 pub(crate) mod create;
-pub mod error;
+pub(crate) mod error;
 pub mod files;
 pub(crate) mod ini;
 mod plain;
@@ -40,7 +40,7 @@ pub struct Profile {
 
 /// The names of the profiles in `profiles_dir`, sorted. Hidden directories are none: a profile is made under a
 /// hidden name and then renamed.
-pub fn names(profiles_dir: &Path) -> io::Result<Vec<String>> {
+pub(crate) fn names(profiles_dir: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in profiles_dir.read_dir()? {
         let entry = entry?;

@@ -259,7 +259,7 @@ fn a_second_owner_of_the_same_table_is_refused_and_another_instance_is_not() {
     let server = Namespace::server();
     let (mut first, mut second) = (server.agent(), server.agent());
     first.start_helper(NFTABLES);
-    let refusal = second.ask(&format!("split {TABLE}"));
+    let refusal = second.ask(&format!("start {TABLE}"));
     assert!(refusal.contains("another knock-daemon owns table inet knockknock"), "{refusal}");
     second.start_helper("nftables:knockknock-lab");
     assert!(server.has_table(TABLE) && server.has_table("knockknock-lab"));

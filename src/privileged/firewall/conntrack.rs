@@ -14,11 +14,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_netfilter::{NetfilterMessageInner, NetfilterProtoFamily, NetfilterSubsystem};
+use netlink_packet_netfilter::{NetfilterProtoFamily, NetfilterSubsystem};
 use nix::errno::Errno;
 
 use super::attribute::{nested, number, text};
-use super::netlink::{Netlink, SingleMessage};
+use super::netlink::{Action, Command, Netlink};
 use crate::grant::{Grant, Protocol, Spend};
 
 /// Conntrack's helpers and the protocol of the connections that each is for, the shortest time of its policy first: 3, 30,
@@ -41,10 +41,11 @@ const LONGER: u32 = 2;
 /// How many slots are tried, should somebody have made an entry like ours.
 const TRIES: usize = 16;
 
-/// `NFNL_SUBSYS_CTNETLINK_EXP`; the same three messages as for entries.
-const EXPECTATIONS: NetfilterSubsystem = NetfilterSubsystem::Other(2);
-const NEW: u8 = 0;
-const DELETE: u8 = 2;
+/// `IPCTNL_MSG_CT_NEW` and so on, and those of `NFNL_SUBSYS_CTNETLINK_EXP`.
+const NEW_ENTRY: Action = (NetfilterSubsystem::Conntrack, 0);
+const DELETE_ENTRY: Action = (NetfilterSubsystem::Conntrack, 2);
+const NEW_EXPECTATION: Action = (NetfilterSubsystem::Other(2), 0);
+const DELETE_EXPECTATION: Action = (NetfilterSubsystem::Other(2), 2);
 
 /// `enum ctattr_type`, `enum ctattr_expect`.
 const TUPLE_ORIGINAL: u16 = 1;
@@ -124,9 +125,8 @@ impl Expectations {
         any: IpAddr,
     ) -> Result<(), Errno> {
         let master = self.master(helper, any, self.slot);
-        let make = message(NetfilterSubsystem::Conntrack, NEW, any, NEW_ONLY, master.made(LONGER));
-        let take = message(NetfilterSubsystem::Conntrack, DELETE, any, 0, vec![master.original()]);
-        netlink.send_each(&[make, take])?.into_iter().collect()
+        tell(netlink, NEW_ENTRY, any, ONLY_NEW, master.made(LONGER))?;
+        tell(netlink, DELETE_ENTRY, any, 0, vec![master.original()])
     }
 
     /// Opens what `grant` says, or renews it. A connection that has used a grant for one up is not counted: the grant is
@@ -135,14 +135,13 @@ impl Expectations {
         let now = Instant::now();
         self.open.retain(|open| open.end > now);
         let end = now + Duration::from_secs(grant.seconds.into());
-        if let Some(open) = self.open.iter().position(|open| open.grant.is_for_the_same(grant)) {
-            if self.renew(netlink, open, grant).is_ok() {
-                if let Some(open) = self.open.get_mut(open) {
-                    *open = Open { grant: *grant, end, ..*open };
-                }
+        if let Some(place) = self.open.iter().position(|open| open.grant.is_for_the_same(grant)) {
+            let old = self.open.swap_remove(place);
+            if old.grant.spend == grant.spend && self.renew(netlink, old.slot, grant).is_ok() {
+                self.open.push(Open { grant: *grant, end, ..old });
                 return Ok(());
             }
-            self.close(netlink, grant)?;
+            self.take_back(netlink, old.slot, &old.grant)?;
         }
         for _ in 0..TRIES {
             self.slot = self.slot.wrapping_add(1);
@@ -175,21 +174,15 @@ impl Expectations {
     }
 
     fn make(&self, netlink: &mut Netlink, slot: u16, grant: &Grant) -> Result<(), Errno> {
-        let (client, helper) = (grant.address, self.helper(grant)?);
-        let master = self.master(helper, client, slot);
-        let made = master.made(u32::from(grant.seconds) + LONGER);
+        let client = grant.address;
+        let master = self.master(self.helper(grant)?, client, slot);
+        let entry = master.made(u32::from(grant.seconds) + LONGER);
         let [expectation, with_time] = expectation(&master, grant);
-        let old = vec![grant.tuple(EXPECT_TUPLE)];
-        let done = netlink.send_each(&[
-            // One of an earlier life, never met: a second one of the kind is refused.
-            message(EXPECTATIONS, DELETE, client, 0, old),
-            message(NetfilterSubsystem::Conntrack, NEW, client, NEW_ONLY, made),
-            message(EXPECTATIONS, NEW, client, NEW_ONLY, expectation),
-            message(EXPECTATIONS, NEW, client, 0, with_time),
-        ])?;
-        let [_, master, rest @ ..] = &*done else { return Err(Errno::EPROTO) };
-        (*master)?;
-        let made = rest.iter().copied().collect::<Result<(), _>>();
+        // One of an earlier life, never met: a second one of the kind is refused.
+        let _ = tell(netlink, DELETE_EXPECTATION, client, 0, vec![grant.tuple(EXPECT_TUPLE)]);
+        tell(netlink, NEW_ENTRY, client, ONLY_NEW, entry)?;
+        let made = tell(netlink, NEW_EXPECTATION, client, ONLY_NEW, expectation)
+            .and_then(|()| tell(netlink, NEW_EXPECTATION, client, 0, with_time));
         if made.is_err() {
             self.take_back(netlink, slot, grant)?;
         }
@@ -197,28 +190,21 @@ impl Expectations {
         made.map_err(|errno| if errno == Errno::EEXIST { Errno::EBUSY } else { errno })
     }
 
-    fn renew(&self, netlink: &mut Netlink, at: usize, grant: &Grant) -> Result<(), Errno> {
-        let old = self.open.get(at).filter(|old| old.grant.spend == grant.spend);
-        let (client, slot) = (grant.address, old.ok_or(Errno::EINVAL)?.slot);
+    fn renew(&self, netlink: &mut Netlink, slot: u16, grant: &Grant) -> Result<(), Errno> {
+        let client = grant.address;
         let master = self.master(self.helper(grant)?, client, slot);
         let longer = vec![master.original(), number(TIMEOUT, u32::from(grant.seconds) + LONGER)];
         let [_, with_time] = expectation(&master, grant);
-        let done = netlink.send_each(&[
-            message(NetfilterSubsystem::Conntrack, NEW, client, 0, longer),
-            message(EXPECTATIONS, NEW, client, 0, with_time),
-        ])?;
-        done.into_iter().collect()
+        tell(netlink, NEW_ENTRY, client, 0, longer)?;
+        tell(netlink, NEW_EXPECTATION, client, 0, with_time)
     }
 
     /// Takes expectation and master away. What is gone already is fine.
     fn take_back(&self, netlink: &mut Netlink, slot: u16, grant: &Grant) -> Result<(), Errno> {
-        let client = grant.address;
-        let master = self.master(self.helper(grant)?, client, slot).original();
-        let done = netlink.send_each(&[
-            message(EXPECTATIONS, DELETE, client, 0, vec![grant.tuple(EXPECT_TUPLE)]),
-            message(NetfilterSubsystem::Conntrack, DELETE, client, 0, vec![master]),
-        ])?;
-        done.into_iter().filter(|done| *done != Err(Errno::ENOENT)).collect()
+        let master = self.master(self.helper(grant)?, grant.address, slot).original();
+        let ours = [(DELETE_EXPECTATION, grant.tuple(EXPECT_TUPLE)), (DELETE_ENTRY, master)];
+        let gone = ours.map(|(action, name)| tell(netlink, action, grant.address, 0, vec![name]));
+        gone.into_iter().filter(|gone| *gone != Err(Errno::ENOENT)).collect()
     }
 
     fn helper(&self, grant: &Grant) -> Result<ConntrackHelper, Errno> {
@@ -239,7 +225,7 @@ impl Expectations {
     }
 }
 
-const NEW_ONLY: u16 = NLM_F_CREATE | NLM_F_EXCL;
+const ONLY_NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
 /// The entry that an expectation belongs to.
 struct Master {
@@ -310,14 +296,14 @@ fn tuple(kind: u16, from: (IpAddr, u16), to: (IpAddr, u16), protocol: u8) -> Def
     nested(kind, &[addresses, nested(2, &[protocol, port(2, from.1), port(3, to.1)])])
 }
 
-fn message(
-    subsys: NetfilterSubsystem,
-    message_type: u8,
+fn tell(
+    netlink: &mut Netlink,
+    action: Action,
     like: IpAddr,
     flags: u16,
     attributes: Vec<DefaultNla>,
-) -> SingleMessage {
+) -> Result<(), Errno> {
     let family =
         if like.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
-    (family, NetfilterMessageInner::Other { subsys, message_type, attributes }, flags)
+    netlink.tell(&Command::new(family, action, flags, attributes))
 }

@@ -1,5 +1,5 @@
 //! The rules of `scripts/guard.nft`, in our own table: what closes services to strangers, while this program runs, whatever
-//! becomes of the script's table. Pure, but for the question which tables there are.
+//! becomes of the script's table. Pure: makes commands, sends none.
 //!
 //! ```text
 //! chain guard {
@@ -25,37 +25,35 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, InetHookNumber, MetaKey, NfTablesMessage, Operator, Register,
-};
+use netlink_packet_netfilter::nftables::{InetHookNumber, MetaKey, Operator, Register};
 
 use super::expression::{
-    Base, CtKey, Expression, accept, bitwise, cmp, ct_load, daddr_type, goto, meta_load,
-    payload_load, reject_as_unreachable, reject_with_reset,
+    Base, CtKey, Expression, accept, bitwise, cmp, ct_load, daddr_type, destination_port, goto,
+    is_of_protocol, meta_load, payload_load, reject_as_unreachable, reject_with_reset, tcp_flags,
 };
-use super::ruleset::{new_chain, new_rule};
+use super::netlink::Command;
+use super::object::{delete_chain, new_chain, new_rule, new_target};
 use crate::grant::{Protocol, Service};
 
 /// Which services are closed, and to whom they are not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Guard {
+pub(crate) struct Guard {
     /// The services, by the ports that clients see.
-    pub closed: Vec<Service>,
+    pub(crate) closed: Vec<Service>,
     /// Networks that are never refused, and how many bits of each count.
-    pub except: Vec<(IpAddr, u8)>,
+    pub(crate) except: Vec<(IpAddr, u8)>,
     /// Interfaces likewise; a `*` at the end stands for any end.
-    pub except_interface: Vec<String>,
+    pub(crate) except_interface: Vec<String>,
 }
 
 impl Guard {
     /// How many services, networks and interfaces there may be in all: each is a rule, and the kernel's answers to all of
     /// them must fit into the socket.
-    pub const MOST: usize = 96;
+    pub(crate) const MOST: usize = 96;
 
     /// Whether there are at most [`Guard::MOST`].
     #[must_use]
-    pub fn fits(&self) -> bool {
+    pub(crate) fn fits(&self) -> bool {
         self.closed.len() + self.except.len() + self.except_interface.len() <= Self::MOST
     }
 }
@@ -70,8 +68,6 @@ const LO: u32 = 1;
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
 const TCP: u8 = Protocol::Tcp as u8;
-const DESTINATION_PORT_OFFSET: u32 = 2;
-const TCP_FLAGS_OFFSET: u32 = 13;
 const RST_ACK: u8 = 0x14;
 /// `RTN_LOCAL` and `RTN_MULTICAST`; between them there are broadcast and anycast alone.
 const LOCAL: u32 = 2;
@@ -84,42 +80,29 @@ const ASSURED: u32 = 4;
 /// How many bytes the kernel has for an interface's name.
 const NAME_LEN: usize = 16;
 
-/// The messages that make both chains in `table`, each with the flags that it needs.
-pub(super) fn create(table: &str, guard: &Guard) -> Vec<(NfTablesMessage, u16)> {
-    let chains = [
-        new_chain(table, GUARD, InetHookNumber::PreRouting, PRIORITY),
-        NfTablesMessage::NewChain(chain(table, CLOSED)),
-    ];
+/// The commands that make both chains in `table`.
+pub(super) fn create(table: &str, guard: &Guard) -> Vec<Command> {
     let r1 = Register::Reg1;
     let lo =
         vec![meta_load(MetaKey::Iif, r1), cmp(r1, Operator::Equal, &LO.to_ne_bytes()), accept()];
     let asked = [lo].into_iter().chain(guard.closed.iter().copied().map(to_service));
     let asked = asked.map(|rule| new_rule(table, GUARD, rule));
     let refused = closed(guard).into_iter().map(|rule| new_rule(table, CLOSED, rule));
-    let chains = chains.map(|chain| (chain, NLM_F_CREATE | NLM_F_EXCL)).into_iter();
+    let hooked = new_chain(table, GUARD, InetHookNumber::PreRouting, PRIORITY);
     // What is gone to has its rules before anything goes there.
-    chains.chain(refused.chain(asked).map(|rule| (rule, NLM_F_CREATE | NLM_F_APPEND))).collect()
+    [hooked, new_target(table, CLOSED)].into_iter().chain(refused).chain(asked).collect()
 }
 
-/// The messages that take both chains away, with their rules.
-pub(super) fn delete(table: &str) -> [(NfTablesMessage, u16); 2] {
-    [GUARD, CLOSED].map(|name| (NfTablesMessage::DeleteChain(chain(table, name)), 0))
-}
-
-fn chain(table: &str, name: &str) -> ChainMessage {
-    ChainMessage {
-        attributes: vec![
-            ChainAttribute::Table(table.to_owned()),
-            ChainAttribute::Name(name.to_owned()),
-        ],
-    }
+/// The commands that take both chains away, with their rules.
+pub(super) fn delete(table: &str) -> [Command; 2] {
+    [GUARD, CLOSED].map(|name| delete_chain(table, name))
 }
 
 /// What is for a service goes on to be looked at.
 fn to_service(service: Service) -> Vec<Expression> {
     let r1 = Register::Reg1;
-    let mut rule = of_protocol(Operator::Equal, service.protocol as u8);
-    rule.push(payload_load(Base::Transport, DESTINATION_PORT_OFFSET, 2, r1));
+    let mut rule = is_of_protocol(Operator::Equal, service.protocol as u8);
+    rule.push(destination_port(r1));
     let port = |operator, port: u16| cmp(r1, operator, &port.to_be_bytes());
     if service.first_port == service.last_port {
         rule.push(port(Operator::Equal, service.first_port));
@@ -148,12 +131,9 @@ fn closed(guard: &Guard) -> Vec<Vec<Expression>> {
     };
     let state = |state| bits(CtKey::State, state, Operator::NotEqual);
     let [tcp, not_tcp] =
-        [Operator::Equal, Operator::NotEqual].map(|operator| of_protocol(operator, TCP));
-    let flags = vec![
-        payload_load(Base::Transport, TCP_FLAGS_OFFSET, 1, r1),
-        bitwise(r1, &[RST_ACK], &[0]),
-        cmp(r1, Operator::NotEqual, &[0]),
-    ];
+        [Operator::Equal, Operator::NotEqual].map(|operator| is_of_protocol(operator, TCP));
+    let flags =
+        vec![tcp_flags(r1), bitwise(r1, &[RST_ACK], &[0]), cmp(r1, Operator::NotEqual, &[0])];
     let unproven = bits(CtKey::Status, ASSURED, Operator::Equal);
     let accepted = [
         [tcp.clone(), flags].concat(),
@@ -165,11 +145,6 @@ fn closed(guard: &Guard) -> Vec<Vec<Expression>> {
     rules.push([tcp, vec![reject_with_reset()]].concat());
     rules.push(vec![reject_as_unreachable()]);
     rules
-}
-
-fn of_protocol(operator: Operator, protocol: u8) -> Vec<Expression> {
-    let r1 = Register::Reg1;
-    vec![meta_load(MetaKey::L4Proto, r1), cmp(r1, operator, &[protocol])]
 }
 
 /// Who comes from a network passes.

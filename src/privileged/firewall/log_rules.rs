@@ -26,16 +26,14 @@
 //! there before this table may have no room for labels: each of its packets would be logged. `nft`'s own `ct label != 77`
 //! compares all 128 bits, so that another program's label would have the same effect.
 
-use netlink_packet_netfilter::nftables::{
-    DataAttribute, InetHookNumber, ListAttribute, NfTablesMessage, Operator, Register,
-    SetAttribute, SetElementAttribute, SetElementList, SetElementMessage, SetFlags,
-};
+use netlink_packet_netfilter::nftables::{InetHookNumber, Operator, Register};
 
 use super::expression::{
-    Base, CtKey, Expression, LOG_SYN, accept, bitwise, cmp, ct_load, ct_set, daddr_type, immediate,
-    limit, log, lookup, payload_load, update,
+    Base, CtKey, Expression, LOG_SYN, accept, bitwise, cmp, ct_load, ct_set, daddr_type,
+    destination_port, immediate, is_syn, limit, log, lookup, payload_load, update,
 };
-use super::ruleset::{INET_SERVICE, is_syn, new_chain, new_rule, new_set};
+use super::netlink::Command;
+use super::object::{Set, new_chain, new_dynamic_set, new_rule, new_set, set_note, set_timeout};
 
 /// What our table logs, and how often.
 #[derive(Clone, Debug)]
@@ -75,12 +73,12 @@ const TYPEOF_TCP_SEQUENCE: [u8; 34] = [
     0, 4, 2, 0, 0, 0, 3, 26, 0, 4, 7, 0, 0, 0, 1, 18, 0, 4, 8, 0, 0, 0, 1, 4, 3, 0, 0, 0, 4, 4, 32,
     0, 0, 0,
 ];
-/// nft's number of the data type `integer`.
+/// nft's numbers of the data types `integer` and `inet_service`.
 const INTEGER: u32 = 4;
+const INET_SERVICE: u32 = 13;
 
 const SEQUENCE_OFFSET: u32 = 4;
 const ACK_OFFSET: u32 = 8;
-const DESTINATION_PORT_OFFSET: u32 = 2;
 /// `RTN_LOCAL`.
 const LOCAL: u32 = 2;
 /// `IP_CT_DIR_ORIGINAL`.
@@ -90,47 +88,22 @@ const CAME_IN_STATUS: u32 = 1 | 4;
 /// Our bit of the 128 of a connection's label.
 pub(super) const LABEL: usize = 77;
 
-/// The messages that make these sets and chains in `table`. The sets' numbers begin with `first_id`.
-pub(super) fn create(table: &str, rules: &LogRules, first_id: u32) -> Vec<NfTablesMessage> {
-    let typeof_sequence = || SetAttribute::UserData(TYPEOF_TCP_SEQUENCE.to_vec());
-    let none = SetFlags::empty();
-    let mut messages = vec![
-        new_set(table, EXPECTED, first_id, (INTEGER, 4), (none, None), vec![typeof_sequence()]),
-        new_set(
-            table,
-            SEEN,
-            first_id + 1,
-            (INTEGER, 4),
-            (SetFlags::Timeout | SetFlags::Eval, Some(SEEN_SIZE)),
-            vec![SetAttribute::Timeout(SEEN_FOR), typeof_sequence()],
-        ),
-        new_set(table, KNOCK_PORTS, first_id + 2, (INET_SERVICE, 2), (none, None), vec![]),
+/// The commands that make these sets and chains in `table`. The sets have the numbers 1 to 3.
+pub(super) fn create(table: &str, rules: &LogRules) -> Vec<Command> {
+    let note = || set_note(&TYPEOF_TCP_SEQUENCE);
+    let expected_set = Set { name: EXPECTED, id: 1, key: (INTEGER, 4) };
+    let seen_set = Set { name: SEEN, id: 2, key: (INTEGER, 4) };
+    let knock_ports = Set { name: KNOCK_PORTS, id: 3, key: (INET_SERVICE, 2) };
+    vec![
+        new_set(table, &expected_set, &[note()]),
+        new_dynamic_set(table, &seen_set, SEEN_SIZE, &[set_timeout(SEEN_FOR), note()]),
+        new_set(table, &knock_ports, &[]),
         new_chain(table, KNOCKS, InetHookNumber::PreRouting, FIRST),
         new_chain(table, CAME_IN, InetHookNumber::PreRouting, AFTER_CONNTRACK),
-    ];
-    let knocks = [expected(rules), to_knock_port(rules)];
-    messages.extend(knocks.map(|rule| new_rule(table, KNOCKS, rule)));
-    messages.push(new_rule(table, CAME_IN, came_in(rules)));
-    messages
-}
-
-/// The elements `keys` of `set`.
-pub(super) fn elements<K: AsRef<[u8]>>(
-    table: &str,
-    set: &str,
-    keys: impl IntoIterator<Item = K>,
-) -> SetElementMessage {
-    let element = |key: K| {
-        let key = DataAttribute::Value(key.as_ref().to_vec());
-        ListAttribute::Element(vec![SetElementAttribute::Key(key)])
-    };
-    SetElementMessage {
-        attributes: vec![
-            SetElementList::Table(table.to_owned()),
-            SetElementList::Set(set.to_owned()),
-            SetElementList::Elements(keys.into_iter().map(element).collect()),
-        ],
-    }
+        new_rule(table, KNOCKS, expected(rules)),
+        new_rule(table, KNOCKS, to_knock_port(rules)),
+        new_rule(table, CAME_IN, came_in(rules)),
+    ]
 }
 
 fn expected(rules: &LogRules) -> Vec<Expression> {
@@ -151,7 +124,7 @@ fn to_knock_port(rules: &LogRules) -> Vec<Expression> {
     let r1 = Register::Reg1;
     let mut rule = is_syn(Operator::Equal);
     rule.extend([
-        payload_load(Base::Transport, DESTINATION_PORT_OFFSET, 2, r1),
+        destination_port(r1),
         lookup(KNOCK_PORTS, r1),
         payload_load(Base::Transport, ACK_OFFSET, 4, r1),
         cmp(r1, Operator::NotEqual, &[0; 4]),

@@ -8,7 +8,7 @@
 //!   ruleset      its grants' chain, written out once
 //!   log_rules    its sets and chains that log
 //!   guard        its copy of the rules that close services
-//!   expression   the words of its rules
+//!   object       what it is made of: sets, chains, rules; expression: the words of its rules
 //! route        which addresses are this host's
 //! netlink      the socket to conntrack and nftables; attribute: what its messages are made of
 //! tables       which tables there are, for `knock-daemon --check` alone
@@ -17,12 +17,13 @@
 mod attribute;
 mod conntrack;
 mod expression;
-pub mod guard;
+pub(crate) mod guard;
 pub mod log_rules;
 pub mod netlink;
-pub mod nftables;
+pub(crate) mod nftables;
+mod object;
 mod route;
-pub mod ruleset;
+pub(crate) mod ruleset;
 pub(crate) mod tables;
 
 use std::net::IpAddr;
@@ -119,7 +120,7 @@ impl Firewall {
 
     /// Closes services to strangers in our table, too, so that nobody else's `flush ruleset` opens them. For the conntrack
     /// back end alone: the rules let pass what is `related`, and know no mark.
-    pub fn guard(&mut self, guard: &Guard) -> Result<(), Errno> {
+    pub(crate) fn guard(&mut self, guard: &Guard) -> Result<(), Errno> {
         match (&self.expectations, &self.table) {
             (Some(_), Some(table)) if guard.fits() => table.guard(&mut self.netlink, guard),
             _ => Err(Errno::EOPNOTSUPP),
@@ -150,27 +151,9 @@ impl Firewall {
         expectations.map_or(Ok(()), |open| open.close_all(&mut self.netlink))
     }
 
-    /// Logs SYNs with these sequence numbers.
-    pub(crate) fn expect(&mut self, numbers: &[u32]) -> Result<(), Errno> {
-        let table = self.table.as_mut().ok_or(Errno::EOPNOTSUPP)?;
-        table.expect(&mut self.netlink, numbers)
-    }
-
-    /// Logs them no longer.
-    pub(crate) fn forget(&mut self, numbers: &[u32]) -> Result<(), Errno> {
-        let table = self.table.as_mut().ok_or(Errno::EOPNOTSUPP)?;
-        table.forget(&mut self.netlink, numbers)
-    }
-
-    /// Logs SYNs to these ports, too.
-    pub(crate) fn knock_on(&mut self, ports: &[u16]) -> Result<(), Errno> {
-        let table = self.table.as_ref().ok_or(Errno::EOPNOTSUPP)?;
-        table.knock_on(&mut self.netlink, ports)
-    }
-
-    /// Closes services no longer: another program's rules are left to do so.
-    pub(crate) fn unguard(&mut self) -> Result<(), Errno> {
-        self.table.as_ref().map_or(Ok(()), |table| table.unguard(&mut self.netlink))
+    /// Our table, and the socket that changes it.
+    pub(crate) fn table(&mut self) -> Option<(&mut Table, &mut Netlink)> {
+        self.table.as_mut().map(|table| (table, &mut self.netlink))
     }
 
     /// Whether `address` is one of this host now.

@@ -6,13 +6,14 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_core::{
-    Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    DefaultNla, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_netfilter::nftables::NfTablesMessage;
+use netlink_packet_netfilter::nftables::{NfTablesMessage, TableMessage};
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    NetfilterSubsystem,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -42,12 +43,38 @@ impl From<Errno> for BatchError {
     }
 }
 
-/// One message that is no part of a transaction, with its family and the netlink flags that it needs.
-pub(super) type SingleMessage = (NetfilterProtoFamily, NetfilterMessageInner, u16);
+/// What to do, as the subsystem that does it numbers it.
+pub(super) type Action = (NetfilterSubsystem, u8);
+
+/// One thing for the kernel to do.
+#[derive(Debug)]
+pub(super) struct Command {
+    family: NetfilterProtoFamily,
+    message: NetfilterMessageInner,
+    flags: u16,
+}
+
+impl Command {
+    /// An action of a subsystem, with netlink's flags for it, which the kernel acknowledges.
+    pub(super) fn new(
+        family: NetfilterProtoFamily,
+        (subsys, message_type): Action,
+        flags: u16,
+        attributes: Vec<DefaultNla>,
+    ) -> Self {
+        let message = NetfilterMessageInner::Other { subsys, message_type, attributes };
+        Self { family, message, flags: flags | NLM_F_ACK }
+    }
+
+    /// The bounds of a batch.
+    fn control(message: ControlMessage) -> Self {
+        Self { family: NetfilterProtoFamily::Unspec, message: message.into(), flags: 0 }
+    }
+}
 
 /// A `NETLINK_NETFILTER` socket that talks to the kernel and to nobody else.
 #[derive(Debug)]
-pub(super) struct Netlink {
+pub(crate) struct Netlink {
     socket: OwnedFd,
     sequence: u32,
 }
@@ -69,102 +96,66 @@ impl Netlink {
         std::mem::replace(&mut self.socket, socket)
     }
 
-    /// Has the kernel do all of `messages` at once or none of them. Each comes with the netlink flags that it needs.
-    pub(super) fn transact(
-        &mut self,
-        messages: &[(NfTablesMessage, u16)],
-    ) -> Result<(), BatchError> {
+    /// Has the kernel do all of `commands` at once or none of them.
+    pub(super) fn transact(&mut self, commands: &[Command]) -> Result<(), BatchError> {
         let mut bytes = Vec::with_capacity(BUFFER);
-        self.push(
-            &mut bytes,
-            NetfilterProtoFamily::Unspec,
-            NFTABLES,
-            ControlMessage::BatchBegin,
-            NLM_F_REQUEST,
-        );
+        self.push(&mut bytes, NFTABLES, &Command::control(ControlMessage::BatchBegin));
         let first = self.sequence.wrapping_add(1);
-        for (message, flags) in messages {
-            let flags = flags | NLM_F_REQUEST | NLM_F_ACK;
-            self.push(&mut bytes, NetfilterProtoFamily::Inet, 0, message.clone(), flags);
+        for command in commands {
+            self.push(&mut bytes, 0, command);
         }
-        self.push(
-            &mut bytes,
-            NetfilterProtoFamily::Unspec,
-            NFTABLES,
-            ControlMessage::BatchEnd,
-            NLM_F_REQUEST,
-        );
-        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
-
-        let mut made = Acknowledged::none_of(first, messages.len());
-        self.answers(|header, answer| made.count(header, &answer))?;
-        made.whole()
+        self.push(&mut bytes, NFTABLES, &Command::control(ControlMessage::BatchEnd));
+        self.exchange(&bytes, first, commands.len())
     }
 
-    /// Has the kernel do each of `messages`, one after the other, whatever becomes of those before it. What became of each.
-    pub(super) fn send_each(
-        &mut self,
-        messages: &[SingleMessage],
-    ) -> Result<Vec<Result<(), Errno>>, Errno> {
+    /// Has the kernel do one thing.
+    pub(super) fn tell(&mut self, command: &Command) -> Result<(), Errno> {
         let mut bytes = Vec::new();
-        let first = self.sequence.wrapping_add(1);
-        for (family, message, flags) in messages {
-            self.push(&mut bytes, *family, 0, message.clone(), flags | NLM_F_REQUEST | NLM_F_ACK);
-        }
-        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
-        // What is not acknowledged was not done.
-        let mut done = vec![Err(Errno::EPROTO); messages.len()];
-        self.answers(|header, answer| {
-            let at = usize::try_from(header.sequence_number.wrapping_sub(first)).ok();
-            if let (NetlinkPayload::Error(answer), Some(done)) =
-                (answer, at.and_then(|at| done.get_mut(at)))
-            {
-                *done = answer
-                    .code
-                    .map_or(Ok(()), |code| Err(Errno::from_raw(code.get().saturating_neg())));
-            }
-        })?;
-        Ok(done)
+        self.push(&mut bytes, 0, command);
+        self.exchange(&bytes, self.sequence, 1).map_err(|error| error.errno)
     }
 
-    /// Has the kernel list something, and hands each of the list's messages to `each` with its family.
-    pub(super) fn dump(
+    /// Has the kernel list the tables of `family`, and hands each message of the list to `each`.
+    pub(super) fn list_tables(
         &mut self,
         family: NetfilterProtoFamily,
-        what: NfTablesMessage,
-        mut each: impl FnMut(NetfilterProtoFamily, NfTablesMessage),
+        mut each: impl FnMut(NfTablesMessage),
     ) -> Result<(), Errno> {
+        let message = NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() }).into();
         let mut bytes = Vec::new();
-        self.push(&mut bytes, family, 0, what, NLM_F_REQUEST | NLM_F_DUMP);
+        self.push(&mut bytes, 0, &Command { family, message, flags: NLM_F_DUMP });
         send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
         let mut failed = None;
         // The kernel goes on with a long list whenever a piece of it is read.
         self.answers(|_, answer| match answer {
             NetlinkPayload::InnerMessage(NetfilterMessage {
-                header,
                 inner: NetfilterMessageInner::NfTables(message),
                 ..
-            }) => each(header.family, message),
+            }) => each(message),
             NetlinkPayload::Error(answer) => failed = answer.code.or(failed),
             _ => {}
         })?;
         failed.map_or(Ok(()), |code| Err(Errno::from_raw(code.get().saturating_neg())))
     }
 
-    /// Appends one message to `bytes`, with the next sequence number.
-    fn push(
-        &mut self,
-        bytes: &mut Vec<u8>,
-        family: NetfilterProtoFamily,
-        resource: u16,
-        message: impl Into<NetfilterMessageInner>,
-        flags: u16,
-    ) {
+    /// Sends `count` commands, the first of which has the sequence number `first`, and reads what became of them.
+    fn exchange(&self, bytes: &[u8], first: u32, count: usize) -> Result<(), BatchError> {
+        send(self.socket.as_raw_fd(), bytes, MsgFlags::empty())?;
+        let mut made = Acknowledged::none_of(first, count);
+        self.answers(|header, answer| made.count(header, &answer))?;
+        made.whole()
+    }
+
+    /// Appends one command to `bytes`, with the next sequence number.
+    fn push(&mut self, bytes: &mut Vec<u8>, resource: u16, command: &Command) {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
-        header.flags = flags;
+        header.flags = command.flags | NLM_F_REQUEST;
         header.sequence_number = self.sequence;
-        let payload = NetfilterMessage::new(NetfilterHeader::new(family, 0, resource), message);
+        let payload = NetfilterMessage::new(
+            NetfilterHeader::new(command.family, 0, resource),
+            command.message.clone(),
+        );
         let mut message = NetlinkMessage::new(header, NetlinkPayload::from(payload));
         message.finalize();
         let start = bytes.len();

@@ -3,30 +3,28 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_netfilter::nftables::{
-    DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList,
-    SetElementMessage,
-};
 use nix::errno::Errno;
 use thiserror::Error;
 
 use super::expression::limit_to_one;
 use super::guard::{self, Guard};
-use super::log_rules::{self, LogRules};
-use super::netlink::{BatchError, Netlink};
-use super::ruleset;
+use super::log_rules::{EXPECTED, KNOCK_PORTS, LogRules};
+use super::netlink::{BatchError, Command, Netlink};
+use super::object::{
+    ADD, ADD_NEW, Change, DELETE, condition, delete_table, elements, key, timeout,
+};
+use super::ruleset::{self, OPEN4, OPEN6};
 use crate::grant::Grant;
 
 /// How many sequence numbers there may be to log: a set of a million takes some 100 MB of the kernel's memory.
-pub const MAX_EXPECTED: usize = 1_000_000;
+pub(crate) const MAX_EXPECTED: usize = 1_000_000;
 
 /// How often an opening is tried when the element to renew vanishes in the middle, because its time is over.
 const TRIES: usize = 3;
 
 /// Our table in the kernel.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(crate) struct Table {
     name: String,
     /// How many elements are in the set of expected numbers.
     expected: usize,
@@ -77,11 +75,11 @@ impl Table {
         let size = |max_open| {
             u32::try_from(max_open).unwrap_or(u32::MAX).saturating_mul(2).saturating_add(16)
         };
-        let mut messages = ruleset::create(name, log, max_open.map(size));
-        let mut made = netlink.transact(&messages);
+        let mut commands = ruleset::create(name, log, max_open.map(size));
+        let mut made = netlink.transact(&commands);
         if made == Err(BatchError { at: Some(0), errno: Errno::EEXIST }) {
-            messages.insert(0, (ruleset::delete(name), 0));
-            made = netlink.transact(&messages);
+            commands.insert(0, delete_table(name));
+            made = netlink.transact(&commands);
         }
         made.map_err(|refused| explain(name, refused))?;
         Ok(Self { name: name.to_owned(), expected: 0 })
@@ -92,15 +90,10 @@ impl Table {
     /// Adding an element that exists leaves its timeout alone on most kernels, and deleting one that does not is an
     /// error. Add, delete, add in one transaction is right in each case.
     pub(super) fn open(&self, netlink: &mut Netlink, grant: &Grant) -> Result<(), Errno> {
-        let element = self.element(grant);
-        let messages = [
-            (NfTablesMessage::NewSetElement(element.clone()), NLM_F_CREATE),
-            (NfTablesMessage::DeleteSetElement(element.clone()), 0),
-            (NfTablesMessage::NewSetElement(element), NLM_F_CREATE),
-        ];
+        let commands = [ADD, DELETE, ADD].map(|change| self.element(change, grant));
         let mut done = Ok(());
         for _ in 0..TRIES {
-            done = netlink.transact(&messages).map_err(|refused| refused.errno);
+            done = netlink.transact(&commands).map_err(|refused| refused.errno);
             if done != Err(Errno::ENOENT) {
                 break;
             }
@@ -110,58 +103,50 @@ impl Table {
 
     /// Closes what was opened, if it still is.
     pub(super) fn close(&self, netlink: &mut Netlink, grant: &Grant) -> Result<(), Errno> {
-        let element = NfTablesMessage::DeleteSetElement(self.element(grant));
-        match netlink.transact(&[(element, 0)]) {
-            Err(refused) if refused.errno != Errno::ENOENT => Err(refused.errno),
-            _ => Ok(()),
-        }
+        unless_gone(netlink.transact(&[self.element(DELETE, grant)]))
     }
 
     /// Logs SYNs with these sequence numbers. `ENFILE`: there would be more than [`MAX_EXPECTED`].
-    pub(super) fn expect(&mut self, netlink: &mut Netlink, numbers: &[u32]) -> Result<(), Errno> {
+    pub(crate) fn expect(&mut self, netlink: &mut Netlink, numbers: &[u32]) -> Result<(), Errno> {
         if self.expected + numbers.len() > MAX_EXPECTED {
             return Err(Errno::ENFILE);
         }
-        let add = |set| (NfTablesMessage::NewSetElement(set), NLM_F_CREATE | NLM_F_EXCL);
-        self.expected += self.each(netlink, numbers, Errno::EEXIST, add)?;
+        self.expected += self.each(netlink, numbers, ADD_NEW, Errno::EEXIST)?;
         Ok(())
     }
 
     /// Logs them no longer.
-    pub(super) fn forget(&mut self, netlink: &mut Netlink, numbers: &[u32]) -> Result<(), Errno> {
-        let delete = |set| (NfTablesMessage::DeleteSetElement(set), 0);
-        self.expected -= self.each(netlink, numbers, Errno::ENOENT, delete)?;
+    pub(crate) fn forget(&mut self, netlink: &mut Netlink, numbers: &[u32]) -> Result<(), Errno> {
+        self.expected -= self.each(netlink, numbers, DELETE, Errno::ENOENT)?;
         Ok(())
     }
 
-    /// Does `change` to the elements of all `numbers` at once; if `fine` is in the way, to one after the other. How many
+    /// Makes `change` to the elements of all `numbers` at once; if `fine` is in the way, to one after the other. How many
     /// were changed.
     fn each(
         &self,
         netlink: &mut Netlink,
         numbers: &[u32],
+        change: Change,
         fine: Errno,
-        change: impl Fn(SetElementMessage) -> (NfTablesMessage, u16) + Copy,
     ) -> Result<usize, Errno> {
-        let keys = numbers.iter().map(|number| number.to_be_bytes());
-        let all = log_rules::elements(&self.name, log_rules::EXPECTED, keys);
-        match (numbers, netlink.transact(&[change(all)])) {
+        let keys = numbers.iter().map(|number| vec![key(&number.to_be_bytes())]);
+        let done = netlink.transact(&[elements(change, &self.name, EXPECTED, keys)]);
+        match (numbers, done.map_err(|refused| refused.errno)) {
             (_, Ok(())) => Ok(numbers.len()),
-            ([_], Err(refused)) if refused.errno == fine => Ok(0),
-            ([_, _, ..], Err(refused)) if refused.errno == fine => {
-                numbers.chunks(1).map(|one| self.each(netlink, one, fine, change)).sum()
+            ([_], Err(errno)) if errno == fine => Ok(0),
+            ([_, _, ..], Err(errno)) if errno == fine => {
+                numbers.chunks(1).map(|one| self.each(netlink, one, change, fine)).sum()
             }
-            (_, Err(refused)) => Err(refused.errno),
+            (_, Err(errno)) => Err(errno),
         }
     }
 
     /// Logs SYNs to these ports, too, if they have an acknowledgement number.
-    pub(super) fn knock_on(&self, netlink: &mut Netlink, ports: &[u16]) -> Result<(), Errno> {
-        let keys = ports.iter().map(|port| port.to_be_bytes());
-        let ports = log_rules::elements(&self.name, log_rules::KNOCK_PORTS, keys);
-        netlink
-            .transact(&[(NfTablesMessage::NewSetElement(ports), NLM_F_CREATE)])
-            .map_err(|refused| refused.errno)
+    pub(crate) fn knock_on(&self, netlink: &mut Netlink, ports: &[u16]) -> Result<(), Errno> {
+        let keys = ports.iter().map(|port| vec![key(&port.to_be_bytes())]);
+        let done = netlink.transact(&[elements(ADD, &self.name, KNOCK_PORTS, keys)]);
+        done.map_err(|refused| refused.errno)
     }
 
     /// Closes services to strangers.
@@ -170,34 +155,31 @@ impl Table {
     }
 
     /// Does so no longer. If it did not, that is fine.
-    pub(super) fn unguard(&self, netlink: &mut Netlink) -> Result<(), Errno> {
-        match netlink.transact(&guard::delete(&self.name)) {
-            Err(refused) if refused.errno != Errno::ENOENT => Err(refused.errno),
-            _ => Ok(()),
-        }
+    pub(crate) fn unguard(&self, netlink: &mut Netlink) -> Result<(), Errno> {
+        unless_gone(netlink.transact(&guard::delete(&self.name)))
     }
 
-    fn element(&self, grant: &Grant) -> SetElementMessage {
-        let (set, mut key) = match grant.address {
-            IpAddr::V4(v4) => (ruleset::OPEN4, v4.octets().to_vec()),
-            IpAddr::V6(v6) => (ruleset::OPEN6, v6.octets().to_vec()),
+    fn element(&self, change: Change, grant: &Grant) -> Command {
+        let (set, address) = match grant.address {
+            IpAddr::V4(v4) => (OPEN4, v4.octets().to_vec()),
+            IpAddr::V6(v6) => (OPEN6, v6.octets().to_vec()),
         };
         // Each part of a concatenation is padded to four bytes.
         let [p0, p1] = grant.port.to_be_bytes();
-        key.extend([grant.protocol as u8, 0, 0, 0, p0, p1, 0, 0]);
-        let element = vec![
-            SetElementAttribute::Key(DataAttribute::Value(key)),
-            SetElementAttribute::Timeout(u64::from(grant.seconds) * 1000),
-            // One connection: the element matches once.
-            SetElementAttribute::ListExpressions(vec![limit_to_one()]),
-        ];
-        SetElementMessage {
-            attributes: vec![
-                SetElementList::Table(self.name.clone()),
-                SetElementList::Set(set.to_owned()),
-                SetElementList::Elements(vec![ListAttribute::Element(element)]),
-            ],
-        }
+        let service = vec![grant.protocol as u8, 0, 0, 0, p0, p1, 0, 0];
+        let milliseconds = u64::from(grant.seconds) * 1000;
+        // One connection: the element matches once.
+        let once = condition(limit_to_one());
+        let element = vec![key(&[address, service].concat()), timeout(milliseconds), once];
+        elements(change, &self.name, set, [element])
+    }
+}
+
+/// What is to go and is gone already is fine.
+fn unless_gone(done: Result<(), BatchError>) -> Result<(), Errno> {
+    match done {
+        Err(refused) if refused.errno != Errno::ENOENT => Err(refused.errno),
+        _ => Ok(()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Our table, written out once: what `nft list table inet knockknock` shows. Pure: makes messages, sends none.
+//! Our table, written out once: what `nft list table inet knockknock` shows. Pure: makes commands, sends none.
 //!
 //! ```text
 //! table inet knockknock {                    # flags owner: gone when the helper's socket is
@@ -26,21 +26,18 @@
 //! accepts packets with this bit. The connection keeps the bit too, so a SYN that is sent again, when the element matches no
 //! more, still gets in.
 
-use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, Hook, HookNumber, InetHookNumber, MetaKey, NfTablesMessage,
-    Operator, Register, RuleAttribute, RuleMessage, SetAttribute, SetDescription, SetFlags,
-    SetMessage, TableAttribute, TableFlags, TableMessage,
-};
+use netlink_packet_netfilter::nftables::{InetHookNumber, MetaKey, Operator, Register};
 
 use super::expression::{
-    Base, CtKey, Expression, accept, bitwise, cmp, ct_load, ct_set, lookup, meta_load, meta_set,
-    payload_load,
+    Base, CtKey, Expression, accept, bitwise, cmp, ct_load, ct_set, destination_port, is_syn,
+    lookup, meta_load, meta_set, payload_load,
 };
 use super::log_rules::{self, LogRules};
+use super::netlink::Command;
+use super::object::{Set, new_chain, new_dynamic_set, new_rule, new_table};
 
 /// The bit in packet mark and connection mark that says "this one knocked".
-pub const MARK: u32 = 0x2000_0000;
+pub(crate) const MARK: u32 = 0x2000_0000;
 
 /// The set of IPv4 grants.
 pub(super) const OPEN4: &str = "open4";
@@ -49,129 +46,35 @@ pub(super) const OPEN6: &str = "open6";
 
 const CHAIN: &str = "admit";
 /// `filter - 10`: before the chains of other firewalls, which stand at `filter` (0) or later.
-pub(super) const PRIORITY: i32 = -10;
-/// `NF_ACCEPT`, as the policy of a chain that must never refuse anything.
-const POLICY_ACCEPT: u32 = 1;
+const PRIORITY: i32 = -10;
 
 /// nft's numbers of the data types, six bits each in the type of a concatenation. They tell `nft list` how to print.
 const IPV4_ADDR: u32 = 7;
 const IPV6_ADDR: u32 = 8;
 const INET_PROTO: u32 = 12;
-pub(super) const INET_SERVICE: u32 = 13;
+const INET_SERVICE: u32 = 13;
 
 /// `NF_CT_STATE_BIT(IP_CT_NEW)`.
 const STATE_NEW: u32 = 8;
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
-const TCP: u8 = 6;
-const TCP_FLAGS_OFFSET: u32 = 13;
-const FIN_SYN_RST_ACK: u8 = 0x17;
-const SYN: u8 = 0x02;
-const DESTINATION_PORT_OFFSET: u32 = 2;
 
-/// The messages that make `table` with the chains that log; with sets for grants, with room for this many of each family,
+/// The commands that make `table` with the chains that log; with sets for grants, with room for this many of each family,
 /// where that is asked for. Fails where a table of that name exists.
-pub(super) fn create(
-    table: &str,
-    log: &LogRules,
-    grants: Option<u32>,
-) -> Vec<(NfTablesMessage, u16)> {
-    let mut messages = vec![new_table(table)];
-    messages.extend(log_rules::create(table, log, 1));
+pub(super) fn create(table: &str, log: &LogRules, grants: Option<u32>) -> Vec<Command> {
+    let mut commands = vec![new_table(table)];
+    commands.extend(log_rules::create(table, log));
     if let Some(size) = grants {
-        let flags = SetFlags::Timeout | SetFlags::Eval;
-        let set = |name, id, address_type: u32, address_len: u32| {
+        let set = |name, id, address_type: u32, address_length: u32| {
             let key_type = (address_type << 12) | (INET_PROTO << 6) | INET_SERVICE;
-            let key = (key_type, address_len + 4 + 4);
-            new_set(table, name, id, key, (flags, Some(size)), vec![])
+            let key = (key_type, address_length + 4 + 4);
+            new_dynamic_set(table, &Set { name, id, key }, size, &[])
         };
-        messages.extend([set(OPEN4, 4, IPV4_ADDR, 4), set(OPEN6, 5, IPV6_ADDR, 16)]);
-        messages.push(new_chain(table, CHAIN, InetHookNumber::LocalIn, PRIORITY));
-        messages.extend(rules().map(|rule| new_rule(table, CHAIN, rule)));
+        commands.extend([set(OPEN4, 4, IPV4_ADDR, 4), set(OPEN6, 5, IPV6_ADDR, 16)]);
+        commands.push(new_chain(table, CHAIN, InetHookNumber::LocalIn, PRIORITY));
+        commands.extend(rules().map(|rule| new_rule(table, CHAIN, rule)));
     }
-    let flags = |message: &NfTablesMessage| match message {
-        NfTablesMessage::NewRule(_) => NLM_F_CREATE | NLM_F_APPEND,
-        _ => NLM_F_CREATE | NLM_F_EXCL,
-    };
-    messages.into_iter().map(|message| (message.clone(), flags(&message))).collect()
-}
-
-/// The message that takes `table` away, with all that is in it.
-pub(super) fn delete(table: &str) -> NfTablesMessage {
-    NfTablesMessage::DeleteTable(TableMessage {
-        attributes: vec![TableAttribute::Name(table.to_owned())],
-    })
-}
-
-fn new_table(table: &str) -> NfTablesMessage {
-    let attributes =
-        vec![TableAttribute::Name(table.to_owned()), TableAttribute::Flags(TableFlags::Owner)];
-    NfTablesMessage::NewTable(TableMessage { attributes })
-}
-
-/// A set; its key is a type (which tells `nft list` how to print it) and a length.
-pub(super) fn new_set(
-    table: &str,
-    name: &str,
-    id: u32,
-    (key_type, key_len): (u32, u32),
-    (flags, size): (SetFlags, Option<u32>),
-    more: Vec<SetAttribute>,
-) -> NfTablesMessage {
-    let mut attributes = vec![
-        SetAttribute::Table(table.to_owned()),
-        SetAttribute::Name(name.to_owned()),
-        SetAttribute::Flags(flags),
-        SetAttribute::KeyType(key_type),
-        SetAttribute::KeyLen(key_len),
-        SetAttribute::Id(id),
-    ];
-    attributes.extend(size.map(|size| SetAttribute::Description(vec![SetDescription::Size(size)])));
-    attributes.extend(more);
-    NfTablesMessage::NewSet(SetMessage { attributes })
-}
-
-pub(super) fn new_chain(
-    table: &str,
-    name: &str,
-    hook: InetHookNumber,
-    priority: i32,
-) -> NfTablesMessage {
-    let hook = vec![
-        Hook::Number(HookNumber::Inet(hook)),
-        Hook::Priority(priority.cast_unsigned()), // the kernel reads it as signed again
-    ];
-    NfTablesMessage::NewChain(ChainMessage {
-        attributes: vec![
-            ChainAttribute::Table(table.to_owned()),
-            ChainAttribute::Name(name.to_owned()),
-            ChainAttribute::Hook(hook),
-            ChainAttribute::Policy(POLICY_ACCEPT),
-            ChainAttribute::Type("filter".to_owned()),
-        ],
-    })
-}
-
-pub(super) fn new_rule(table: &str, chain: &str, expressions: Vec<Expression>) -> NfTablesMessage {
-    NfTablesMessage::NewRule(RuleMessage {
-        attributes: vec![
-            RuleAttribute::Table(table.to_owned()),
-            RuleAttribute::Chain(chain.to_owned()),
-            RuleAttribute::Expressions(expressions),
-        ],
-    })
-}
-
-/// Whether (or, with `NotEqual`, whether not) a TCP packet is a SYN and nothing else.
-pub(super) fn is_syn(operator: Operator) -> Vec<Expression> {
-    let r1 = Register::Reg1;
-    vec![
-        meta_load(MetaKey::L4Proto, r1),
-        cmp(r1, Operator::Equal, &[TCP]),
-        payload_load(Base::Transport, TCP_FLAGS_OFFSET, 1, r1),
-        bitwise(r1, &[FIN_SYN_RST_ACK], &[0]),
-        cmp(r1, operator, &[SYN]),
-    ]
+    commands
 }
 
 /// The rules of the chain, in order.
@@ -211,7 +114,7 @@ fn grant(
         cmp(key, Operator::Equal, &[family]),
         payload_load(Base::Network, offset, length, key),
         meta_load(MetaKey::L4Proto, protocol),
-        payload_load(Base::Transport, DESTINATION_PORT_OFFSET, 2, port),
+        destination_port(port),
         lookup(set, key),
     ];
     rule.extend([ct_load(CtKey::Mark, key), add_mark(key), ct_set(CtKey::Mark, key)]);
