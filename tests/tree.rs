@@ -128,19 +128,7 @@ const RULES: &[Rule] = &[
 const CYCLES_LEFT: &[&str] = &["client"];
 
 /// The names that more than one type still has.
-const NAMES_LEFT: &[&str] = &[
-    "Asked",
-    "Cli",
-    "Ends",
-    "Failure",
-    "Kind",
-    "NoConnection",
-    "Order",
-    "Plan",
-    "Request",
-    "Step",
-    "Watch",
-];
+const NAMES_LEFT: &[&str] = &["Asked", "Cli", "NoConnection", "Request"];
 
 /// The only files in which `unsafe` may stand: Cargo.toml denies it in all others. Clippy asks for a SAFETY comment.
 const UNSAFE_IN: &[&str] = &[

@@ -99,7 +99,7 @@ impl Authorizer {
         };
         let open = |grant| self.open(&name, grant, now);
         let mut outcomes = grants.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        // One service is the rule; of two each is told of.
+        // One service is the rule; of two each has an outcome.
         Ok(if outcomes.len() == 1 { outcomes.remove(0) } else { Outcome::Each(outcomes) })
     }
 

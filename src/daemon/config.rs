@@ -87,7 +87,7 @@ pub enum FirewallKind {
 impl FirewallKind {
     /// As it is written.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Conntrack => "conntrack",
@@ -148,7 +148,7 @@ impl FromStr for FirewallKind {
 
 impl Config {
     /// Reads `config` in `config_dir`. Root acts on what it says, so it must be root's alone to write.
-    pub fn load(config_dir: &Path) -> Result<Self, ConfigError> {
+    pub(crate) fn load(config_dir: &Path) -> Result<Self, ConfigError> {
         Ok(read(&config_dir.join("config"), Self::parse)?.unwrap_or_default())
     }
 
@@ -218,7 +218,7 @@ fn services(ini: &mut Ini) -> Result<Option<Vec<Service>>, String> {
 
 /// Why there is no config to go by.
 #[derive(Debug, Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// It cannot be read, or is not what it must be.
     #[error(transparent)]
     File(#[from] FileError),

@@ -76,7 +76,7 @@ pub(super) enum DaemonError {
     /// The operating system refused something that it should not refuse.
     #[error("{0}: {1}")]
     System(&'static str, #[source] io::Error),
-    /// `--check` found this many problems and has told of them.
+    /// `--check` found this many problems and has reported them.
     #[error("{count} problem{s} found", count = .0, s = if *.0 == 1 { "" } else { "s" })]
     Problems(usize),
     /// `--try` was told to end.

@@ -76,7 +76,8 @@ impl EventLoop {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(why) => return Err(DaemonError::System("cannot wait for events", why.into())),
         }
-        let [log, helper, signal] = polled.map(|fd| fd.any().unwrap_or(false));
+        // An event that nix does not know is one, too.
+        let [log, helper, signal] = polled.map(|fd| fd.any() != Some(false));
         Ok(Ready { log, helper, signal })
     }
 

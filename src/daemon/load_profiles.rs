@@ -16,8 +16,8 @@ use crate::profile::files::ProfileFiles;
 /// More profiles than these would hide what a line says.
 const MAX_NAMED: usize = 5;
 
-/// The profiles' files, opened and read. One that cannot be read is told of and left out: it must not lock the
-/// others' owners out. Says how many those are.
+/// The profiles' files, opened and read. One that cannot be read is reported and left out: it must not lock
+/// the owners of the others out. Says how many those are.
 pub(super) fn read_files(settings: &Settings) -> Result<(Vec<ProfileFiles>, usize), DaemonError> {
     let dir = settings.config_dir.join("profiles");
     directory_of_root(&dir)?;

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn looking_behind_is_metered() {
+    fn looking_behind_is_limited() {
         let dir = tempfile::tempdir().unwrap();
         let (mut profiles, mut matcher) = (profiles(dir.path()), KnockMatcher::default());
         let now = Instant::now();

@@ -9,7 +9,7 @@
 //!   policy, profile_state                             open_grants          what is open, and who connected
 //! registry                 the profiles, by port      outcome, say         what came of it, and how it is said
 //! expected_*               the knocks that may come   rate_limiter         what strangers may cost
-//! rejected_knocks          those that were not valid  unreadable_lines     lines that tell of no knock
+//! rejected_knocks          those that were not valid  unreadable_lines     lines that cannot be read
 //! check, trial_plan        `--check`, and what `--try` tries
 //! ```
 //!

@@ -41,7 +41,7 @@ pub(super) fn create(settings: &Settings, log: &LogRules) -> Result<Firewall, Da
 }
 
 /// Makes the firewall's part and takes it away again, beside a daemon that may be running. No instance's name has a dot
-/// in it, so it is nobody's.
+/// in it, so no daemon has it.
 pub(super) fn try_to_create(settings: &Settings) -> Result<Firewall, DaemonError> {
     let of_nobody = Settings {
         table: format!("{}.try", settings.table),

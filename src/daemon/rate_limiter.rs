@@ -1,12 +1,12 @@
-//! What strangers can make the daemon do is paid out by a meter: at most a share of one processor, or so many times a
-//! second. A meter never refuses for longer than a second.
+//! Limits what strangers can make the daemon do: to a share of one processor, or to so many times a second. A limiter never
+//! refuses for longer than a second.
 
 use std::time::{Duration, Instant};
 
 /// What is not used is saved up for this long; and no debt is longer.
 const BURST: Duration = Duration::from_secs(1);
 
-/// Pays out one thing. A fresh one has its whole burst.
+/// Limits one thing. A fresh one has its whole burst.
 #[derive(Debug, Default)]
 pub(super) struct RateLimiter {
     /// When everything that was taken is paid for; before a burst ago: nothing is owed.
@@ -31,14 +31,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn after_its_burst_a_meter_gives_what_time_pays_for() {
+    fn after_its_burst_a_limiter_gives_what_time_pays_for() {
         let start = Instant::now();
-        let mut meter = RateLimiter::default();
+        let mut limiter = RateLimiter::default();
         let mut taken = 0;
         for tick in 0..10_000 {
             let now = start + Duration::from_millis(tick);
-            if meter.allows(now) {
-                meter.charge(now, Duration::from_millis(500));
+            if limiter.allows(now) {
+                limiter.charge(now, Duration::from_millis(500));
                 taken += 1;
             }
         }
@@ -48,11 +48,11 @@ mod tests {
     #[test]
     fn however_dear_a_thing_is_it_is_to_be_had_once_a_second() {
         let start = Instant::now();
-        let mut meter = RateLimiter::default();
+        let mut limiter = RateLimiter::default();
         for second in 0..10 {
             let now = start + Duration::from_secs(second);
-            assert!(meter.allows(now));
-            meter.charge(now, Duration::from_secs(3600));
+            assert!(limiter.allows(now));
+            limiter.charge(now, Duration::from_secs(3600));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Rejected knocks: counted, and reported at most once a minute per knock port, whatever the rate at which they come.
+//! Knocks that were not valid: counted, and reported at most once a minute per knock port, whatever the rate at which they come.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;

@@ -1,5 +1,5 @@
-//! Lines about a knock port that tell of no knock, and which of them an admin must hear of without asking: where nobody's
-//! knock would ever be heard, the admin could not know why.
+//! Lines about a knock port that cannot be read as a packet, and which of them are reported without `-v`: where no knock
+//! would ever be heard, the admin could not know why.
 
 use std::fmt;
 
@@ -8,17 +8,17 @@ use super::kernel_log_line::not_a_syn::NotASyn;
 /// So many lines in a row, from the first one on, are no accident.
 const MAX_UNREADABLE: u8 = 10;
 
-/// What has been told of the lines that could not be read.
+/// What has been reported of the lines that could not be read.
 #[derive(Debug, Default)]
 pub(super) struct UnreadableLines {
     /// What is wrong with every line: once is enough.
-    told_of: Vec<NotASyn>,
+    reported: Vec<NotASyn>,
     /// Whether a line was a kernel's line about a packet, so that the log is what it should be.
     understood: bool,
     lines: u8,
 }
 
-/// What is to be said of a line.
+/// How a line is reported.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// For everybody.
@@ -30,20 +30,20 @@ pub(super) enum Verdict {
 }
 
 impl UnreadableLines {
-    /// A line told of a packet.
+    /// A line was about a packet.
     pub(super) fn understood(&mut self) {
         self.understood = true;
     }
 
-    /// A line told of no knock.
+    /// A line could not be read, or was about no SYN.
     pub(super) fn judge(&mut self, why: NotASyn) -> Verdict {
         use NotASyn::{
             Fragment, Framing, Incomplete, Malformed, NoSequence, NotKernel, NotTcp, OtherFlags,
             OtherPrefix,
         };
         match why {
-            NoSequence | Framing | OtherPrefix if !self.told_of.contains(&why) => {
-                self.told_of.push(why);
+            NoSequence | Framing | OtherPrefix if !self.reported.contains(&why) => {
+                self.reported.push(why);
                 return Verdict::Event(why);
             }
             NotTcp | Fragment | Incomplete | OtherFlags => self.understood = true,
@@ -53,8 +53,8 @@ impl UnreadableLines {
             return Verdict::Detail(why);
         }
         self.lines += 1;
-        // What was told of by its own name need not be told of again.
-        if self.lines == MAX_UNREADABLE && !self.told_of.contains(&why) {
+        // What was reported by its own name need not be reported again.
+        if self.lines == MAX_UNREADABLE && !self.reported.contains(&why) {
             return Verdict::NothingUnderstood(why);
         }
         Verdict::Detail(why)
@@ -82,7 +82,7 @@ mod tests {
     const BROKEN: NotASyn = NotASyn::Malformed("SRC=");
 
     #[test]
-    fn a_log_in_which_nothing_is_understood_is_told_of_once() {
+    fn a_log_in_which_nothing_is_understood_is_reported_once() {
         let mut unread = UnreadableLines::default();
         for nth in 1..=100 {
             let expected = if nth == 10 {
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_every_line_is_told_of_by_its_name_and_once() {
+    fn what_is_wrong_with_every_line_is_reported_by_its_name_and_once() {
         let mut unread = UnreadableLines::default();
         let told: Vec<_> = (0..100).map(|_| unread.judge(NotASyn::OtherPrefix)).collect();
         assert_eq!(told[0], Verdict::Event(NotASyn::OtherPrefix));

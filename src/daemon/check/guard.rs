@@ -16,8 +16,8 @@ pub(super) fn check(config_dir: &Path, found: &mut Found) -> Option<ConfirmedGua
             return None;
         }
     };
-    let tables = tables().unwrap_or_default();
-    let is_loaded = |name: &str| tables.iter().any(|table| table == name);
+    let tables = tables();
+    let is_loaded = |name: &str| tables.iter().flatten().any(|table| table == name);
     match remembered {
         Some(guard) if !guard.nftables => {
             found.say(

@@ -34,7 +34,7 @@ const DEV_LOG: &str = "/dev/log";
 /// Whether the firewalls of network namespaces may write to the kernel's log. Only the host's own namespace has it.
 const NF_LOG_SETTING: &str = "/proc/sys/net/netfilter/nf_log_all_netns";
 
-/// Checks config, user, firewall, log and profiles, and with a `trial` by packets. Every problem is told of; one is enough
+/// Checks config, user, firewall, log and profiles, and with a `trial` by packets. Every problem is reported; one is enough
 /// to fail.
 pub(super) fn run(settings: &Settings, trial: Option<RunTrial>) -> Result<(), DaemonError> {
     let mut found = Found::default();
@@ -68,7 +68,7 @@ pub(super) fn run(settings: &Settings, trial: Option<RunTrial>) -> Result<(), Da
     }
     let files = files.and_then(|(files, unreadable)| {
         let offers = Offer::of_all(&files, allow);
-        // Nothing is granted here, so nobody need tell of connections.
+        // Nothing is granted here, so nothing need report connections.
         let (registry, broken) = load_profiles::parse(settings, files, &limits, false)?;
         Ok((offers, registry.unlisted(), broken + unreadable))
     });
@@ -79,7 +79,7 @@ pub(super) fn run(settings: &Settings, trial: Option<RunTrial>) -> Result<(), Da
                 let warning = say::can_be_silenced(&unlisted);
                 found.say("profiles", format_args!("WARNING: {warning}"));
             }
-            // Those were told of one by one.
+            // Those were reported one by one.
             found.count(left_out);
         }
         Err(error) => found.problem("profiles", error),

@@ -14,7 +14,7 @@ use super::open::{FileIdentity, open_log, regular};
 use super::tail::Tail;
 
 /// How many files beside the log are looked into, a few milliseconds' worth. Two years of daily rotations have fewer, and
-/// which of them comes first in a directory is nobody's choice.
+/// which of them comes first in a directory cannot be chosen.
 const MAX_NEIGHBOURS: usize = 1024;
 
 /// The rest of a log that was cut, from the copy beside it whose name begins like the log's (`kern.log.1`,

@@ -42,7 +42,7 @@ pub struct OpenedFile {
 
 impl OpenedFile {
     /// Opens the file at its end. One that does not exist (yet) is no error.
-    pub fn open(path: &Path) -> Result<Self, SourceError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, SourceError> {
         let cannot = |error| SourceError::Open(path.to_owned(), error);
         let path = std::path::absolute(path).map_err(cannot)?;
         let cannot = |error| SourceError::Open(path.clone(), error);
@@ -68,30 +68,30 @@ impl OpenedFile {
 
     /// The absolute path, links not resolved.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whether there is a file to read yet.
     #[must_use]
-    pub fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         self.first.is_some()
     }
 
     /// Where the path leads, links resolved: to the file, or to the first thing on the way that is missing.
     #[must_use]
-    pub fn leads_to(&self) -> PathBuf {
+    pub(crate) fn leads_to(&self) -> PathBuf {
         ResolvedPath::of(&self.path).file
     }
 
     /// The group that reading the log takes: the unprivileged side needs it when the log is rotated.
     #[must_use]
-    pub fn group(&self) -> Option<Gid> {
+    pub(crate) fn group(&self) -> Option<Gid> {
         self.group
     }
 
     /// Starts to watch.
-    pub fn watch(self) -> Result<FileLog, SourceError> {
+    pub(crate) fn watch(self) -> Result<FileLog, SourceError> {
         let watch = PathWatch::start(&self.path)
             .map_err(|error| SourceError::Watch(self.path.clone(), error))?;
         Ok(FileLog {
@@ -140,13 +140,13 @@ struct ReadTurn {
 impl FileLog {
     /// The absolute path, links not resolved.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The descriptor of `/` that later opens are relative to.
     #[must_use]
-    pub fn root(&self) -> BorrowedFd<'_> {
+    pub(crate) fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
     }
 

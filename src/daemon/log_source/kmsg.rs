@@ -36,7 +36,7 @@ pub struct KmsgLog {
 
 impl KmsgLog {
     /// Opens the device after its newest record. Needs root or `CAP_SYSLOG`; reading afterwards does not.
-    pub fn open() -> Result<Self, SourceError> {
+    pub(crate) fn open() -> Result<Self, SourceError> {
         let cannot = |error| SourceError::Open(PathBuf::from(DEVICE), error);
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());

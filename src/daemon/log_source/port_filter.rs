@@ -15,12 +15,12 @@ pub struct PortSet(Box<[u64; 1024]>);
 impl PortSet {
     /// Whether the port is in the set.
     #[must_use]
-    pub fn contains(&self, port: u16) -> bool {
+    pub(crate) fn contains(&self, port: u16) -> bool {
         self.0.get(usize::from(port >> 6)).is_some_and(|bits| bits >> (port & 63) & 1 == 1)
     }
 
     /// Puts a port into the set.
-    pub fn insert(&mut self, port: u16) {
+    pub(crate) fn insert(&mut self, port: u16) {
         if let Some(bits) = self.0.get_mut(usize::from(port >> 6)) {
             *bits |= 1 << (port & 63);
         }
@@ -60,14 +60,13 @@ impl FromIterator<u16> for PortSet {
 ///
 /// `chunk` holds whole lines. NUL bytes before a line are not part of it: a log that was truncated under a writer that
 /// keeps its old offset has a hole there.
-#[must_use]
-pub fn wanted_lines<'a>(chunk: &'a [u8], wanted: &'a PortSet) -> WantedLines<'a> {
+pub fn wanted_lines<'a>(chunk: &'a [u8], wanted: &'a PortSet) -> impl Iterator<Item = &'a [u8]> {
     WantedLines { chunk, wanted, field: Finder::new(FIELD), searched: 0, field_end: 0 }
 }
 
 /// What [`wanted_lines`] finds, line by line.
 #[derive(Debug)]
-pub struct WantedLines<'a> {
+struct WantedLines<'a> {
     chunk: &'a [u8],
     wanted: &'a PortSet,
     field: Finder<'static>,
