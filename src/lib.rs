@@ -3,15 +3,16 @@
 //! The modules, in the order in which a knock walks through them on the server:
 //!
 //! ```text
-//! privileged       our table logs a SYN that may be a knock -> the kernel's log
-//! daemon::log_source   a log source: a file or /dev/kmsg        -> lines
-//! daemon::kernel_log_line     one kernel log line                      -> syn::LoggedSyn
-//! layout::classic  the SYN's fields and a profile's keys    -> request and counter
-//! layout::receiver the counter's window, and the way back   -> does this knock open?
-//! counter          the counter is durable before anything happens
-//! daemon::policy   may this profile have this port?
-//! privileged       a fixed-size message through a pipe      -> an expectation of conntrack, for some seconds
-//! daemon::open_grants the connection stands: another line      -> the expectation is deleted
+//! privileged               our table logs a SYN that may be a knock -> the kernel's log
+//! daemon::log_source       a log source: a file or /dev/kmsg        -> lines
+//! daemon::kernel_log_line  one kernel log line                      -> syn::LoggedSyn
+//! daemon::match_knock      whose knock is it?
+//!   layout::classic          the SYN's fields and a profile's keys  -> request and counter
+//!   layout::receiver         the counter's window, and the way back -> does this knock open?
+//! counter                  the counter is durable before anything happens
+//! daemon::policy           may this profile have this port?
+//! privileged               a fixed-size message through a pipe      -> an expectation of conntrack, for some seconds
+//! daemon::open_grants      the connection stands: another line      -> the expectation is deleted
 //! ```
 //!
 //! The client walks the same modules the other way: profile, counter, layout, SYN, wire ([`client`]).

@@ -79,7 +79,7 @@ fn look(settings: &Settings, remembered: &Result<Option<ConfirmedGuard>, ConfigE
         Ok(true) => State::Note(format!("{closed} closed by table inet {table}")),
         Ok(false) => State::Problem(format!(
             "what was confirmed is not loaded (there is no table inet {table}): if nothing else closes it, {closed} \
-             open to everybody; run minimal-firewall.sh --boot"
+             open to everybody\nfix: run minimal-firewall.sh --boot"
         )),
         Err(errno) => State::Problem(format!("cannot list tables: {}", errno.desc())),
     }

@@ -1,16 +1,23 @@
 //! `knock-daemon`: follows the log, decides, asks the helper to open.
 //!
 //! ```text
-//! cli, config, settings    what root says             start, lock, user, signals,      from root to a process that may
-//! own_firewall, guard      what our table has           process_limits, load_profiles    only watch
-//! log_source, log_event,   the log, and one line      sandbox              what that process may still do
-//!   kernel_log_line          of it                    event_loop           waits, and pulls lines
-//! authorize, match_knock,  what a SYN means           line_handler         what is done about a line
-//!   policy, profile_state                             open_grants          what is open, and who connected
-//! registry                 the profiles, by port      outcome, say         what came of it, and how it is said
-//! expected_*               the knocks that may come   rate_limiter         what strangers may cost
-//! rejected_knocks          those that were not valid  unreadable_lines     lines that cannot be read
-//! check, trial_plan        `--check`, and what `--try` tries
+//! start                 the story of the start, in order
+//!   cli, config, settings, user, lock, process_limits, signals
+//!   own_firewall          our table and the back end; guard, confirmed_guard: our copy of what closes services
+//!   load_profiles         registry: the profiles by knock port; profile_state: where each stands
+//!   sandbox               what the process may still do
+//! event_loop            waits, and pulls lines
+//!   log_source            the log; port_filter: its lines about our ports
+//!   line_handler          what is done about a line, and said; unreadable_lines
+//!   log_event             what a line says; kernel_log_line: its grammar
+//! authorize             what a SYN means
+//!   match_knock           whose knock it is; rate_limiter: what strangers may cost
+//!   policy                what that profile may have
+//!   open_grants           what is open, and who connected
+//!   expected_knocks       the knocks that may come next; expected_sequences: their numbers
+//!   rejected_knocks       those that were not valid
+//!   outcome               what came of it, in words; say: how anything is said
+//! check                 `--check`; trial_plan: what `--try` tries
 //! ```
 //!
 //! It may read files that it opened as root, and one log; it starts no programs and opens no sockets.

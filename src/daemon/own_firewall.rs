@@ -31,7 +31,7 @@ pub(super) fn create(settings: &Settings, log: &LogRules) -> Result<Firewall, Da
         FirewallKind::Nftables => create(BackEnd::Nftables),
         FirewallKind::Auto => match create(BackEnd::Conntrack) {
             Err(error @ FirewallError::NoConntrackHelper) => {
-                say::event(format_args!("goes on with firewall = \"nftables\": {error}"));
+                say::event(format_args!("uses firewall = \"nftables\": {error}"));
                 create(BackEnd::Nftables)
             }
             created => created,

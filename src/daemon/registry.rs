@@ -75,11 +75,13 @@ impl ProfileRegistry {
     pub(super) fn wanted_ports(&self, with_services: bool) -> PortSet {
         let mut wanted: PortSet = self.ports.keys().copied().collect();
         if with_services {
-            for profile in self.profiles() {
-                match &profile.requests {
-                    Some(requests) => requests.iter().for_each(|request| wanted.insert(request.0)),
-                    None => (0..=u16::MAX).for_each(|port| wanted.insert(port)),
+            let listed: Option<Vec<_>> = self.profiles().map(|p| p.requests.as_deref()).collect();
+            match listed {
+                Some(requests) => {
+                    requests.into_iter().flatten().for_each(|request| wanted.insert(request.0));
                 }
+                // Somebody may connect to any port.
+                None => return (0..=u16::MAX).collect(),
             }
         }
         wanted

@@ -34,8 +34,8 @@ pub(super) fn check(config_dir: &Path, found: &mut Found) -> Option<ConfirmedGua
             found.problem(
                 "guard",
                 format_args!(
-                    "closes {} by what was confirmed, but is not loaded: what it closes can be open to everybody; run: \
-                     minimal-firewall.sh --boot",
+                    "closes {} by what was confirmed, but is not loaded: what it closes can be open to everybody\n\
+                     fix: minimal-firewall.sh --boot",
                     guard.text()
                 ),
             );
@@ -45,8 +45,8 @@ pub(super) fn check(config_dir: &Path, found: &mut Found) -> Option<ConfirmedGua
             if GUARD_TABLES.into_iter().any(is_loaded) {
                 found.say(
                     "guard",
-                    "WARNING: loaded, but not remembered: the next boot is without it; if nobody is about to confirm it, run \
-                     minimal-firewall.sh again",
+                    "WARNING: loaded, but not remembered: the next boot is without it\n\
+                     fix: if nobody is about to confirm it, run minimal-firewall.sh again",
                 );
             }
             None

@@ -17,8 +17,8 @@ pub(super) fn conntrack(max_open: usize, found: &mut Found) {
         found.say(
             "conntrack",
             "WARNING: net.netfilter.nf_conntrack_tcp_be_liberal is 1: any packet with the client's address and ports passes for \
-             one of its connection, so a blind sender can use up what a knock opened. Unless you need it: \
-             sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=0",
+             one of its connection, so a blind sender can use up what a knock opened\n\
+             fix: unless you need it: sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=0",
         );
     }
     if let Some(max) = setting("nf_conntrack_max") {
@@ -27,15 +27,16 @@ pub(super) fn conntrack(max_open: usize, found: &mut Found) {
             found.problem(
                 "conntrack",
                 format_args!(
-                    "{count} connections are known and net.netfilter.nf_conntrack_max is {max}: nothing can be opened; raise it"
+                    "{count} connections are known and net.netfilter.nf_conntrack_max is {max}: nothing can be opened\n\
+                     fix: raise it"
                 ),
             );
         } else if max < MIN_CONNECTIONS {
             found.say(
                 "conntrack",
                 format_args!(
-                    "WARNING: net.netfilter.nf_conntrack_max is {max}: a small flood fills that, and then nothing can be opened; \
-                     at least {MIN_CONNECTIONS} is better"
+                    "WARNING: net.netfilter.nf_conntrack_max is {max}: a small flood fills that, and then nothing can be opened\n\
+                     fix: raise it to {MIN_CONNECTIONS} at least"
                 ),
             );
         }

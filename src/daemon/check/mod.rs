@@ -116,8 +116,8 @@ fn log(source: &OpenedLog, found: &mut Found) {
         OpenedLog::File(file) if !log_source::is_in_use(file.path()) => found.problem(
             "log",
             format_args!(
-                "nobody has written to {:?} since this host was started: does rsyslog run, and write the kernel's lines \
-                 there? `log = \"kmsg\"` needs nobody",
+                "nobody has written to {:?} since this host was started\n\
+                 fix: have rsyslog write the kernel's lines there, or set log = \"kmsg\"",
                 file.path()
             ),
         ),
@@ -127,14 +127,14 @@ fn log(source: &OpenedLog, found: &mut Found) {
         OpenedLog::File(_) if anybody_may_log() => found.say(
             "log",
             "every user of this host can write lines to that file (through /dev/log) that look like the kernel's; \
-             without a profile's keys they open nothing, but they can replay what they see. `log = \"kmsg\"` hears the \
-             kernel alone",
+             without a profile's keys they open nothing, but they can replay what they see\n\
+             fix: set log = \"kmsg\", which has the kernel's lines alone",
         ),
         OpenedLog::Kmsg(_) if namespaces_may_log(Path::new(NF_LOG_SETTING)) => found.say(
             "log",
             "WARNING: net.netfilter.nf_log_all_netns is 1: a user who may make a user namespace can have the kernel log \
-             any packet; without a profile's keys such lines open nothing, but what was seen can be replayed. Unless you \
-             need it: sysctl -w net.netfilter.nf_log_all_netns=0",
+             any packet; without a profile's keys such lines open nothing, but what was seen can be replayed\n\
+             fix: unless you need it: sysctl -w net.netfilter.nf_log_all_netns=0",
         ),
         _ => {}
     }
@@ -177,8 +177,8 @@ fn firewall(settings: &Settings, found: &mut Found) {
             found.problem(
                 "firewall",
                 format_args!(
-                    "this kernel has no conntrack helper for {family}, so nothing can be opened for it: load one of its modules, \
-                     or set {} = false",
+                    "this kernel has no conntrack helper for {family}, so nothing can be opened for it\n\
+                     fix: load one of its modules, or set {} = false",
                     family.to_lowercase()
                 ),
             );
