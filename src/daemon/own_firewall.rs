@@ -52,9 +52,15 @@ pub(super) fn try_to_create(settings: &Settings) -> Result<Firewall, DaemonError
     create(&of_nobody, &log_rules()?)
 }
 
-/// What `firewall` can do for us.
+/// What `firewall` can do for us. Says what it cannot.
 pub(super) fn features(settings: &Settings, firewall: &Firewall) -> FirewallFeatures {
     let has_table = firewall.has_table();
+    if !has_table {
+        say::event(
+            "this kernel has no nf_tables: a knock is heard only if another firewall logs it, and opens for one SYN, whoever \
+             sends it",
+        );
+    }
     FirewallFeatures {
         logs_knocks: has_table && settings.config.log_rule == LogRule::Own,
         logs_connections: has_table && firewall.conntrack_helpers().is_some(),
