@@ -161,7 +161,7 @@ fn next_steps(args: &GenprofileArgs, dir: &Path, allow: &[Service]) -> String {
     let daemon = if options.is_empty() {
         "systemctl enable knock-daemon && systemctl restart knock-daemon".to_owned()
     } else {
-        format!("knock-daemon{options}          (end the one that runs first)")
+        format!("knock-daemon{options}          (stop the running one first)")
     };
     format!(
         "

@@ -1,6 +1,6 @@
-//! knockknock: a port opens for one connection to whoever sends one SYN that only they could have made.
+//! knockknock: a port opens for one connection from whoever sends one SYN that only they could have made.
 //!
-//! The modules, in the order in which a knock walks through them on the server:
+//! The modules, in the order in which the server uses them for a knock:
 //!
 //! ```text
 //! privileged               our table logs a SYN that may be a knock -> the kernel's log
@@ -10,14 +10,14 @@
 //!   layout::classic          the SYN's fields and a profile's keys  -> request and counter
 //!   layout::receiver         the counter's window, and the way back -> does this knock open?
 //! counter                  the counter is durable before anything happens
-//! daemon::policy           may this profile have this port?
+//! daemon::policy           may this profile have this port?          -> grant::Grant
 //! privileged               a fixed-size message through a pipe      -> an expectation of conntrack, for some seconds
 //! daemon::open_grants      the connection stands: another line      -> the expectation is deleted
 //! ```
 //!
-//! The client walks the same modules the other way: profile, counter, layout, SYN, wire ([`client`]).
+//! The client uses the same modules in the opposite order: profile, counter, layout, SYN, raw socket ([`client`]).
 //!
-//! Who may use what is written in `docs/architecture.md` and held by `tests/tree.rs`.
+//! The dependency rules are in `docs/architecture.md`; `tests/tree.rs` checks them.
 
 #[cfg(all(feature = "misbehave", not(debug_assertions)))]
 compile_error!(

@@ -35,7 +35,7 @@ pub(super) fn hold(settings: &Settings, mut firewall: Firewall) -> Firewall {
         _ if !remembered.nftables => Some("it was made with --iptables".to_owned()),
         None => Some("everything is closed, and the copy is for --only".to_owned()),
         Some(guard) if !guard.fits() => {
-            Some(format!("it names more than {} services and exceptions", Guard::MOST))
+            Some(format!("it names more than {} services and exceptions", Guard::MAX_RULES))
         }
         Some(_) if firewall.conntrack_helpers().is_none() => {
             Some("with firewall = \"nftables\" it would refuse who has knocked; so does the guard itself".to_owned())

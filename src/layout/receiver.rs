@@ -18,7 +18,7 @@ pub const FAR: u32 = 4096;
 /// How many counters after a remembered knock the second one may be.
 pub const CONFIRM: u32 = 20;
 /// How many knocks far ahead are remembered: an old one that somebody sends again must not push the good one out.
-const REMEMBERED: usize = 8;
+const MAX_REMEMBERED: usize = 8;
 
 /// A profile's keys, the next counter that it accepts, and what it has heard from beyond its window.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl Receiver {
         let window_end = self.next.saturating_add(self.window);
         let (_, counter) = self.open(window_end, self.far.saturating_sub(self.window), fields)?;
         if !self.remembered.contains(&counter) {
-            if self.remembered.len() == REMEMBERED {
+            if self.remembered.len() == MAX_REMEMBERED {
                 self.remembered.pop_front();
             }
             self.remembered.push_back(counter);
@@ -189,11 +189,11 @@ mod tests {
     fn an_old_knock_sent_again_does_not_push_the_good_one_out() {
         let mut receiver = receiver();
         receiver.look_far(&knock(600));
-        for _ in 0..100 {
+        for _ in 0..=MAX_REMEMBERED {
             receiver.look_far(&knock(3000));
         }
         assert!(opens(&receiver, 601));
-        for other in 0..u32::try_from(REMEMBERED).unwrap() {
+        for other in 0..u32::try_from(MAX_REMEMBERED).unwrap() {
             receiver.look_far(&knock(2000 + 100 * other));
         }
         assert!(!opens(&receiver, 601), "the last eight are remembered");

@@ -1,4 +1,4 @@
-//! Giving privileges up, and proving that they are gone. Owns the order of the steps; opens nothing, reads no file.
+//! Drops privileges, and proves that they are gone. Owns the order of the steps; opens nothing, reads no file.
 
 use std::fmt::Display;
 
@@ -11,32 +11,30 @@ use nix::unistd::{
 };
 use thiserror::Error;
 
-/// Whom to become.
+/// The user and groups to run as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ids {
     /// The user.
     pub uid: Uid,
     /// The group.
     pub gid: Gid,
-    /// The supplementary groups, all others are given up.
+    /// The supplementary groups; all others are dropped.
     pub groups: Vec<Gid>,
 }
 
-/// Why privileges could not be given up, or were still there afterwards. Whoever gets this must end.
+/// Why privileges could not be dropped, or remained. A process that gets this must exit.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DropError {
     /// This step failed, for this reason.
     #[error("cannot drop privileges: {0}: {1}: start knock-daemon as root")]
     Failed(&'static str, String),
-    /// Everything went well and yet this was still possible, or still so.
-    #[error(
-        "privileges were dropped, and still there: {0}: this kernel or container is not to be trusted"
-    )]
+    /// Each step succeeded, and yet this was still possible, or still set.
+    #[error("privileges remain after dropping them: {0}: do not trust this kernel or container")]
     NotDropped(&'static str),
 }
 
-/// Becomes `ids` for good, with exactly the capabilities `keep` and no way to any other: empty bounding set, no new
-/// privileges, not dumpable, umask 077. Then tries to get the rest back, which has to fail.
+/// Becomes `ids` for good, with exactly the capabilities `keep` and no way to gain another: empty bounding set,
+/// `no_new_privs`, not dumpable, umask 077. Then tries to regain the others, which must fail.
 ///
 /// Needs root. Call it while the process has one thread: capabilities belong to threads.
 pub(crate) fn drop_privileges(ids: &Ids, keep: &[Capability]) -> Result<(), DropError> {
@@ -69,7 +67,7 @@ fn give_up(ids: &Ids, sets: &Sets) -> Result<(), DropError> {
     Ok(())
 }
 
-/// The kernel said yes to each step. This asks it again, and tries to go back.
+/// Each step succeeded. This reads the result back, and tries to undo it.
 fn prove(ids: &Ids, sets: &Sets) -> Result<(), DropError> {
     let root = Uid::from_raw(0);
     if ids.uid != root {

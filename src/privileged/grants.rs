@@ -1,5 +1,5 @@
-//! How many grants are open, so that nobody can open any number of them. Owns the count, not the doors: those are the
-//! kernel's, and a grant that was used up by a connection still counts here until it is closed or its time is over.
+//! How many grants are open, which is limited. Owns the count, not the grants: those are the kernel's, and a grant that
+//! a connection has used up still counts here until it is revoked or expires.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};

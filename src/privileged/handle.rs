@@ -1,4 +1,5 @@
-//! The daemon's end of the pipes to the helper. Owns the helper's process from that side: asks it, notices its end, ends it.
+//! The daemon's end of the pipes to the helper. Owns the helper's process from that side: asks it, detects
+//! its exit, ends it.
 //! Runs without any privilege; [`super::helper`] is the other end.
 //!
 //! System calls: `write`, `poll` (`ppoll`) and `read` to ask; `close`, `wait4`, `kill`, `clock_nanosleep` and
@@ -19,9 +20,9 @@ use thiserror::Error;
 use super::message::{MAX_NUMBERS, Message, REPLY_LEN, Reply};
 use crate::grant::Grant;
 
-/// A reply takes some ten microseconds. A helper that takes this long was stopped, or the machine is beyond help.
+/// A reply takes some ten microseconds. A helper that takes this long was stopped.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the helper may take to end by itself, once its pipe is closed.
+/// How long the helper may take to exit after its pipe is closed.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The helper, as the daemon sees it. Dropping it closes the pipe, which ends the helper.
@@ -33,18 +34,18 @@ pub struct HelperHandle {
     gone: Option<HelperGone>,
 }
 
-/// Why there was no reply. The helper is of no use any more; the daemon ends, too.
+/// Why there was no reply. The helper cannot be used any more; the daemon exits, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HelperGone {
-    /// It has ended, [`HelperHandle::end`] tells how.
+    /// It has exited; [`HelperHandle::end`] tells how.
     #[error("the helper has ended")]
     Ended,
     /// It did not reply in time.
     #[error("the helper did not reply in {} seconds", REPLY_TIMEOUT.as_secs())]
     TimedOut,
-    /// What it replied is no reply.
-    #[error("the helper replied with nonsense")]
-    NotAReply,
+    /// No reply has these bytes.
+    #[error("the helper sent an invalid reply")]
+    InvalidReply,
     /// The pipe broke in another way.
     #[error("the pipe to the helper broke: {}", .0.desc())]
     Pipe(#[from] Errno),
@@ -64,12 +65,12 @@ pub enum NotReady {
 /// How the helper ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// With this exit status; 0: it was told to.
+    /// With this exit status; 0: it was told to exit.
     Exited(i32),
-    /// By this signal. `SIGSYS`: it did what its filter forbids.
+    /// By this signal. `SIGSYS`: it made a system call that its filter forbids.
     Killed(Signal),
-    /// Not at all: it is stopped and not ours to kill. It ends by itself when it goes on.
-    Not,
+    /// Not at all: it is stopped, and may not be killed by us. It exits when it is continued.
+    Stopped,
 }
 
 impl HelperHandle {
@@ -162,8 +163,8 @@ impl HelperHandle {
         let mut bytes = [0; REPLY_LEN];
         match read(&self.replies, &mut bytes)? {
             0 => Err(HelperGone::Ended),
-            REPLY_LEN => Reply::decode(&bytes).ok_or(HelperGone::NotAReply),
-            _ => Err(HelperGone::NotAReply),
+            REPLY_LEN => Reply::decode(&bytes).ok_or(HelperGone::InvalidReply),
+            _ => Err(HelperGone::InvalidReply),
         }
     }
 
@@ -193,11 +194,12 @@ impl HelperHandle {
         self.pid
     }
 
-    /// Ends the helper: takes leave, closes its pipe, waits up to a second, then kills it. Reaps it and says how it ended.
+    /// Ends the helper: sends [`Message::End`], closes the pipe, waits up to a second, then kills it. Reaps it and returns how
+    /// it ended.
     #[must_use]
     pub fn end(self) -> Ended {
         let Self { pid, requests, replies, .. } = self;
-        // If it is gone already, there is nobody to tell.
+        // If it is gone already, nobody reads this.
         let _ = write(&requests, &Message::End.encode());
         drop((requests, replies));
         let deadline = Instant::now() + END_TIMEOUT;
@@ -207,13 +209,13 @@ impl HelperHandle {
                 Ok(WaitStatus::Exited(_, status)) => return Ended::Exited(status),
                 Ok(WaitStatus::Signaled(_, signal, _)) => return Ended::Killed(signal),
                 Ok(_) | Err(Errno::EINTR) => {}
-                Err(_) => return Ended::Not,
+                Err(_) => return Ended::Stopped,
             }
             if Instant::now() > deadline && !killed {
                 killed = true;
-                // It has our user, unless somebody changed that from outside.
+                // It has our user id, unless another process changed that.
                 if kill(pid, Signal::SIGKILL).is_err() {
-                    return Ended::Not;
+                    return Ended::Stopped;
                 }
             }
             sleep(Duration::from_millis(1));
@@ -225,11 +227,9 @@ impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exited(status) => write!(f, "exit status {status}"),
-            Self::Killed(Signal::SIGSYS) => {
-                f.write_str("killed for a system call that it may not make")
-            }
+            Self::Killed(Signal::SIGSYS) => f.write_str("killed for a forbidden system call"),
             Self::Killed(signal) => write!(f, "killed by {signal}"),
-            Self::Not => f.write_str("it is stopped, and ends when it goes on"),
+            Self::Stopped => f.write_str("stopped; it exits when it is continued"),
         }
     }
 }

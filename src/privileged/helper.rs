@@ -1,6 +1,6 @@
-//! The loop that runs with a privilege. All that reaches it is 512 bytes at a time; all that it can do is let one address
-//! reach one port for some seconds, within limits that root set before, have the kernel log a SYN or not, and drop our copy
-//! of the guard. It parses no text and knows no profile, key or log.
+//! The loop that runs with `CAP_NET_ADMIN`. Its input is messages of 512 bytes. All that it can do is grant one address
+//! access to one port for some seconds, within limits that root set before, choose which SYNs the kernel logs, and delete
+//! our copy of the guard. It parses no text and knows no profile, key or log.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -17,26 +17,26 @@ use super::message::{Message, REQUEST_LEN, Reply};
 use super::misbehave::misbehave;
 use crate::grant::Grant;
 
-/// Why the loop ended, other than because the daemon said so.
+/// Why the loop ended without [`Message::End`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(super) enum LoopEnd {
-    /// The pipe ended without [`Message::End`]: the daemon is dead.
-    #[error("the daemon is gone; every door is shut")]
+    /// End of file on the pipe: the daemon is dead.
+    #[error("the daemon is gone: all grants revoked")]
     DaemonGone,
     /// A pipe broke.
     #[error("the pipe to the daemon broke: {}", .0.desc())]
     Pipe(#[from] Errno),
-    /// What came is no request.
-    #[error("ALARM: the daemon sent bytes that are no request: it may have been taken over")]
-    NotARequest,
-    /// What came is a request that the daemon would not have made.
+    /// No message has these bytes.
+    #[error("ALARM: the daemon sent an invalid message: it may have been compromised")]
+    InvalidMessage,
+    /// The daemon checks the limits itself, and would not have sent this.
     #[error(
-        "ALARM: the daemon asked for what the config does not allow, it may have been taken over: {0}"
+        "ALARM: the daemon asked for what the config does not allow, it may have been compromised: {0}"
     )]
     Outside(#[from] OutsideLimits),
 }
 
-/// Answers requests until the daemon takes its leave, or is gone.
+/// Answers messages until the daemon sends [`Message::End`], or is gone.
 pub(super) fn answer_requests(
     (requests, replies): (impl AsFd, impl AsFd),
     firewall: &mut Firewall,
@@ -44,7 +44,7 @@ pub(super) fn answer_requests(
 ) -> Result<(), LoopEnd> {
     let mut grants = Grants::with_room(limits.max_open, limits.max_open_per_source);
     loop {
-        let message = Message::decode(&next_request(&requests)?).ok_or(LoopEnd::NotARequest)?;
+        let message = Message::decode(&next_message(&requests)?).ok_or(LoopEnd::InvalidMessage)?;
         let reply = match message {
             Message::Open(grant) => answer_open(&grant, firewall, limits, &mut grants)?,
             Message::Close(grant) => answer_close(&grant, firewall, &mut grants),
@@ -61,11 +61,11 @@ fn answer_open(
     limits: &Limits,
     grants: &mut Grants,
 ) -> Result<Reply, LoopEnd> {
-    // The daemon has checked this. If it does not hold here, the daemon is no longer ours.
+    // The daemon has checked this. A grant that fails here means that the daemon has been compromised.
     limits.check(grant)?;
     #[cfg(feature = "misbehave")]
     misbehave(grant);
-    // This it cannot check: addresses come and go, and only the kernel knows.
+    // The daemon cannot check this: addresses come and go, and only the kernel knows them.
     match (firewall.is_ours(grant.destination), firewall.is_ours(grant.address)) {
         (Ok(true), Ok(false)) => {}
         (Ok(false), _) => return Ok(Reply::NotOurs),
@@ -91,33 +91,33 @@ fn answer_close(grant: &Grant, firewall: &mut Firewall, grants: &mut Grants) -> 
     answer(closed, Reply::Done)
 }
 
-/// What is logged, and what our table closes: nothing of this admits anybody.
+/// Changes what the table logs, or deletes the guard: nothing here lets anybody in.
 fn answer_rules(message: &Message, firewall: &mut Firewall) -> Result<(), Errno> {
     match (message, firewall.table()) {
         (Message::Expect(numbers), Some((table, netlink))) => table.expect(netlink, numbers),
         (Message::Forget(numbers), Some((table, netlink))) => table.forget(netlink, numbers),
-        (Message::KnockPorts(ports), Some((table, netlink))) => table.knock_on(netlink, ports),
+        (Message::KnockPorts(ports), Some((table, netlink))) => table.log_ports(netlink, ports),
         (Message::Unguard, Some((table, netlink))) => table.unguard(netlink),
-        // There was none to drop.
+        // There is none to delete.
         (Message::Unguard, None) => Ok(()),
         _ => Err(Errno::EOPNOTSUPP),
     }
 }
 
-fn answer(done: Result<(), Errno>, well: Reply) -> Reply {
+fn answer(done: Result<(), Errno>, success: Reply) -> Reply {
     match done {
-        Ok(()) => well,
+        Ok(()) => success,
         Err(Errno::ENFILE) => Reply::Full,
         Err(errno) => Reply::Failed(errno as i32),
     }
 }
 
-/// The next request. The daemon writes a request in one piece, so a part of one is none.
-fn next_request(requests: impl AsFd) -> Result<[u8; REQUEST_LEN], LoopEnd> {
+/// The next message. The daemon writes each in one piece, so a short read is an error.
+fn next_message(requests: impl AsFd) -> Result<[u8; REQUEST_LEN], LoopEnd> {
     let mut bytes = [0; REQUEST_LEN];
     match read(requests, &mut bytes)? {
         0 => Err(LoopEnd::DaemonGone),
         REQUEST_LEN => Ok(bytes),
-        _ => Err(LoopEnd::NotARequest),
+        _ => Err(LoopEnd::InvalidMessage),
     }
 }

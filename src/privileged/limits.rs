@@ -1,8 +1,8 @@
-//! What root's configuration allows anyone to be granted. Pure: no clock, no file, no network.
+//! What root's config allows to be granted. Pure: no clock, no file, no network.
 //!
-//! The daemon asks [`Limits::check`] before it asks the helper, and only logs a refusal: a client asked for too much.
-//! The helper checks again, because the daemon reads what strangers wrote and may have been taken over by one of them.
-//! A request that the helper has to refuse therefore ends the helper.
+//! The daemon checks before it asks the helper, and only logs a refusal: a client asked for too much. The helper checks
+//! again, because the daemon reads what strangers send and may have been compromised by one of them: a grant that the
+//! helper has to refuse ends the helper.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -43,7 +43,7 @@ pub enum OutsideLimits {
     #[error("{0} is of an address family that the config switches off")]
     Family(IpAddr),
     /// A destination that no packet of this address could have: of another family, the address itself, not one host's.
-    #[error("{0} is no address that it could have knocked on")]
+    #[error("{0} is not an address that it could have knocked on")]
     Destination(IpAddr),
 }
 

@@ -1,6 +1,6 @@
-//! The two messages on the pipes between daemon and helper: fixed arrays of bytes with named offsets.
+//! The messages on the two pipes between daemon and helper: fixed arrays of bytes with named offsets.
 //!
-//! Owns the encoding and nothing else. Decoding takes only what encoding makes: one message has one form in bytes.
+//! Owns the encoding and nothing else. Decoding accepts only what encoding produces: each message has one encoding.
 //!
 //! ```text
 //! request, 512 bytes                                    reply, 8 bytes

@@ -1,4 +1,4 @@
-//! A helper that has been taken over, as far as the tests go: on request it does what its filter forbids.
+//! A helper that has been compromised, as far as the tests go: on request it does what its filter forbids.
 //! In no build but the tests' (feature `misbehave`).
 
 use nix::fcntl::{OFlag, open};

@@ -1,5 +1,5 @@
-//! The side that holds a privilege. What strangers wrote reaches it as one fixed-size message through a pipe, checked
-//! against limits that root set before.
+//! The privileged side. What strangers send reaches it as fixed-size messages through a pipe, each checked against limits
+//! that root set before.
 //!
 //! ```text
 //! once, at the start, as root

@@ -28,7 +28,7 @@ fn filter(arch: TargetArch) -> Result<BpfProgram, BackendError> {
         .try_into()
 }
 
-/// What the loop needs: its pipes, the kernel, its complaint, memory that is never executable, the clock, the end.
+/// What the loop needs: its pipes, netlink, stderr, memory that is never executable, the clock, and exit.
 fn listed() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     let anonymous = masked(3, libc::MAP_ANONYMOUS, libc::MAP_ANONYMOUS)?;
     let not_executable = masked(2, libc::PROT_EXEC, 0)?;

@@ -1,5 +1,5 @@
-//! One process becomes two: the helper, which keeps the one privilege, and the daemon, which will read what strangers wrote.
-//! Owns the fork and the helper's descriptors, and is the only module here with `unsafe` in it.
+//! Spawns the helper, which keeps one privilege, from the daemon, which will read what strangers send. Owns the fork and
+//! the helper's descriptors, and is the only file of this directory with `unsafe` in it.
 
 #![allow(
     unsafe_code,
@@ -41,22 +41,21 @@ pub enum SpawnError {
     /// The pipes or the process could not be made.
     #[error("cannot start the helper: {}", .0.desc())]
     System(#[from] Errno),
-    /// It was never ready.
+    /// It exited, or failed, before it was ready.
     #[error(transparent)]
     NotReady(#[from] NotReady),
 }
 
 /// Closes every descriptor that this process was started with but standard input, output and error.
 ///
-/// To be called first of all, before anything has been opened: what a careless parent left open is neither daemon's nor
-/// helper's.
+/// Call it first, before anything is opened: what the parent left open belongs to neither daemon nor helper.
 pub(crate) fn close_inherited() -> Result<(), Errno> {
     // SAFETY: by its contract this is called before anything in this process owns a descriptor from 3 on.
     Errno::result(unsafe { libc::close_range(3, u32::MAX, 0) }).map(drop)
 }
 
-/// Forks the helper, which drops all privileges but the one for `firewall`, proves it, confines itself and says so.
-/// Returns when it has; the caller then has no access to the firewall any more.
+/// Forks the helper, which drops all privileges but the one for `firewall`, proves it, and confines itself.
+/// Returns when it is ready; the caller then has no access to the firewall any more.
 ///
 /// Call it before a byte of untrusted data has been read, and while the process has one thread.
 pub fn spawn_helper(
@@ -68,7 +67,7 @@ pub fn spawn_helper(
     let (replies, reply_end) = pipe2(OFlag::O_CLOEXEC)?;
     // SAFETY: the caller has one thread, so no lock is held by a thread that the child does not have.
     match unsafe { fork() }? {
-        ForkResult::Child => be_the_helper(firewall, limits, ids, request_end, reply_end),
+        ForkResult::Child => run_helper(firewall, limits, ids, request_end, reply_end),
         // Here the daemon's copies of the helper's descriptors are closed: the netlink sockets and the pipe ends.
         ForkResult::Parent { child } => {
             Ok(HelperHandle::new(child, requests, replies).when_ready()?)
@@ -76,47 +75,53 @@ pub fn spawn_helper(
     }
 }
 
-/// The helper's whole life. Never returns, and runs no destructor of what it has from the daemon.
-fn be_the_helper(
+/// The helper, from the fork to its exit. Never returns, and runs no destructor of what it inherits from the daemon.
+fn run_helper(
     mut firewall: Firewall,
     limits: &Limits,
     ids: &Ids,
     requests: OwnedFd,
     replies: OwnedFd,
 ) -> ! {
-    // Rust's own hook opens files for a backtrace where the environment asks for one: the filter would kill us half-way.
-    set_hook(Box::new(|panic| complain(panic)));
-    let life = catch_unwind(AssertUnwindSafe(|| {
-        if let Err(reason) = settle(&mut firewall, requests, replies).and_then(|()| confine(ids)) {
-            // To the daemon, which reports it as the reason why it does not start.
+    // The default hook opens files for a backtrace if the environment asks for one: the filter would kill us for it.
+    set_hook(Box::new(|panic| report(panic)));
+    let status = catch_unwind(AssertUnwindSafe(|| {
+        if let Err(reason) =
+            arrange_descriptors(&mut firewall, requests, replies).and_then(|()| confine(ids))
+        {
+            // To the daemon, which reports it.
             let _ = write(stdout(), reason.as_bytes());
             return 1;
         }
-        live(&mut firewall, limits)
+        serve(&mut firewall, limits)
     }));
     // SAFETY: _exit takes any status and has no other precondition.
-    unsafe { libc::_exit(life.unwrap_or(PANICKED)) }
+    unsafe { libc::_exit(status.unwrap_or(PANICKED)) }
 }
 
-/// From "ready" to the end. What is open is closed whatever ends it, a panic too.
-fn live(firewall: &mut Firewall, limits: &Limits) -> i32 {
-    let life = catch_unwind(AssertUnwindSafe(|| {
+/// From [`Reply::Ready`] to the exit. All grants are revoked whatever ends it, also a panic.
+fn serve(firewall: &mut Firewall, limits: &Limits) -> i32 {
+    let status = catch_unwind(AssertUnwindSafe(|| {
         let ready = write(stdout(), &Reply::Ready.encode()).map_err(LoopEnd::Pipe);
         ready.and_then(|_| answer_requests((stdin(), stdout()), firewall, limits))
     }));
     if let Err(errno) = firewall.close_all() {
-        complain(&format_args!("cannot close what is open before its time: {}", errno.desc()));
+        report(&format_args!("cannot revoke every grant: {}", errno.desc()));
     }
-    life.map_or(PANICKED, |ended| ended.inspect_err(|end| complain(end)).is_err().into())
+    status.map_or(PANICKED, |ended| ended.inspect_err(|end| report(end)).is_err().into())
 }
 
-/// Puts the helper's descriptors where they belong and closes everything else, also what this process was started with.
-fn settle(firewall: &mut Firewall, requests: OwnedFd, replies: OwnedFd) -> Result<(), String> {
+/// Gives the helper's descriptors their numbers and closes all others, also those that this process was started with.
+fn arrange_descriptors(
+    firewall: &mut Firewall,
+    requests: OwnedFd,
+    replies: OwnedFd,
+) -> Result<(), String> {
     step("dup2", dup2_stdin(&requests))?;
     step("dup2", dup2_stdout(&replies))?;
     // What the descriptors were before is closed by number below, not by their owners.
     forget((requests, replies));
-    // First out of the way: one may have the number that the other is to have.
+    // First to numbers that neither needs: one may have the number that the other is to have.
     let mut aside = [0; 2];
     for (aside, socket) in aside.iter_mut().zip(firewall.sockets()) {
         *aside = step("fcntl", fcntl(socket, FcntlArg::F_DUPFD_CLOEXEC(FIRST_UNUSED)))?;
@@ -134,7 +139,7 @@ fn settle(firewall: &mut Firewall, requests: OwnedFd, replies: OwnedFd) -> Resul
         .map(drop)
 }
 
-/// From root to a process that can change the firewall and nothing else.
+/// From root to a process that can change the firewall, and nothing else.
 fn confine(ids: &Ids) -> Result<(), String> {
     // The daemon ends the helper through the pipe. A signal to the whole group must not end it before the daemon.
     step("sigprocmask", SigSet::all().thread_block())?;
@@ -148,8 +153,8 @@ fn step<T>(what: &str, result: Result<T, Errno>) -> Result<T, String> {
     result.map_err(|errno| format!("{what}: {}", errno.desc()))
 }
 
-/// Says on stderr what the helper has to say.
-fn complain(what: &dyn Display) {
-    // Not `eprintln`, which panics if nobody reads it.
+/// Writes a message of the helper's to stderr.
+fn report(what: &dyn Display) {
+    // Not `eprintln`, which panics if stderr is closed.
     let _ = writeln!(stderr(), "knock-daemon: helper: {what}");
 }

@@ -26,7 +26,7 @@ pub enum ProfileError {
     BadKey(PathBuf),
     /// The keys are those of the example that everybody can read.
     #[error(
-        "{0:?}: these are the keys of the published example, which everybody knows; make a profile of your own with knock-genprofile"
+        "{0:?}: the keys of the published example, which everybody knows; make a new profile with knock-genprofile"
     )]
     ExampleKeys(PathBuf),
     /// `config` is not what a profile's config is.
@@ -46,16 +46,16 @@ pub(crate) enum CreateError {
     )]
     BadName(String),
     /// Something has this name.
-    #[error("{0:?} is there already; choose another name, or remove it first")]
+    #[error("{0:?} exists; choose another name, or remove it first")]
     Exists(PathBuf),
     /// Port 0 cannot be knocked on.
-    #[error("0 is no knock port; a port is 1 to 65535")]
+    #[error("invalid knock port 0; use 1 to 65535")]
     PortZero,
     /// Another profile knocks on this port.
-    #[error("the profile {1:?} knocks on port {0} already; choose another port")]
+    #[error("the profile {1:?} has knock port {0}; choose another port")]
     PortTaken(u16, String),
     /// Another profile is broken, so nobody knows which port it knocks on.
-    #[error("another profile is broken, mend or remove it first: {0}")]
+    #[error("another profile is broken, fix or remove it first: {0}")]
     BrokenOther(#[from] ProfileError),
     /// The server's `config` cannot be understood, or not be added to.
     #[error("{0:?}: {1}")]
@@ -67,7 +67,7 @@ pub(crate) enum CreateError {
 
 fn hint(why: &io::Error) -> &'static str {
     match why.kind() {
-        io::ErrorKind::PermissionDenied => "; profiles are made by root: try sudo",
+        io::ErrorKind::PermissionDenied => "; only root can make profiles: try sudo",
         _ => "",
     }
 }

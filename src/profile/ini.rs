@@ -2,7 +2,7 @@
 //! strings, lists in brackets, `#` after a value. A key that nobody asks for is an error, and so is a section that is not
 //! `[main]`: a mistyped `allow` must not open everything.
 //!
-//! The crate knows sections, keys, both delimiters and continued lines. [`plain`] takes out before what it does not know.
+//! The crate knows sections, keys, both delimiters and continued lines. [`preprocess`] removes first what it does not know.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 
 use configparser::ini::{Ini as Reader, IniDefault};
 
-use super::plain::{line_numbers, plain};
+use super::preprocess::{line_numbers, preprocess};
 use crate::grant::{NotAService, Service};
 
 /// Its values are those of `[main]` where that has none of its own.
@@ -37,7 +37,7 @@ impl Ini {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         // Comments may be in any encoding; what is not UTF-8 elsewhere is refused below.
         let text = String::from_utf8_lossy(bytes);
-        let text = plain(text.strip_prefix('\u{feff}').unwrap_or(&text))?;
+        let text = preprocess(text.strip_prefix('\u{feff}').unwrap_or(&text))?;
         let lines = line_numbers(&text);
         let line = |section: &str, key: &str| {
             lines.get(&(section.to_owned(), key.to_owned())).copied().unwrap_or(1)

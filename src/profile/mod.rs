@@ -18,7 +18,7 @@ pub(crate) mod create;
 pub(crate) mod error;
 pub mod files;
 pub(crate) mod ini;
-mod plain;
+mod preprocess;
 pub(crate) mod roots;
 
 use std::io;

@@ -1,11 +1,11 @@
-//! `knock-daemon --check --try`: is each service closed to a stranger, does a knock open it, and once only? A program of its
-//! own that runs as root, on demand; it tells by packets, not by reading other people's rules.
+//! `knock-daemon --check --try`: is each service closed to strangers, and does a knock open it, once only? A program of its
+//! own that root runs on demand. It sends packets; it reads no rules.
 //!
 //! ```text
-//! this story   who is asked what, and what the answers mean
+//! this file    what is tried, and what the results mean
 //! stranger     a thread in a network namespace of its own, and its cable (link)
 //! server       a trial daemon: the same program, the host's own config, a throw-away profile
-//! signals      being told to end
+//! signals      SIGINT, SIGTERM and SIGHUP
 //! ```
 //!
 //! Nothing of it outlives this process: namespace and cable end with the thread, the daemon is ended by the kernel, and what
@@ -29,14 +29,14 @@ use signals::{Signals, TICK};
 use stranger::{Reach, Stranger};
 
 /// How long a stranger waits for an answer: a SYN is sent again after one second.
-const PATIENCE: Duration = Duration::from_millis(1500);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long a knock takes at the most until the daemon has opened; then it is sent anew. A firewall may log so many a second.
-const HEARD: Duration = Duration::from_millis(1500);
-const KNOCKS: usize = 3;
+const GRANT_TIMEOUT: Duration = Duration::from_millis(1500);
+const MAX_KNOCKS: usize = 3;
 /// How long after the first connection the daemon may take to be told of it,
-const TOLD: Duration = Duration::from_secs(1);
+const CAME_IN_TIMEOUT: Duration = Duration::from_secs(1);
 /// and the door, from then on, to shut.
-const SHUT: Duration = Duration::from_secs(3);
+const REVOKE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Tries, and says what is found as it goes. Nothing is left of it when this returns.
 pub(crate) fn run(plan: &TrialPlan, say: &mut dyn FnMut(Finding)) -> Result<(), Interrupted> {
@@ -130,7 +130,7 @@ impl TrialRun<'_> {
     ) -> Result<Option<Closed>, Interrupted> {
         let port = service.port;
         let to = SocketAddr::new(host, port);
-        let answered = match self.stranger.connect(to, PATIENCE, self.signals)? {
+        let answered = match self.stranger.connect(to, CONNECT_TIMEOUT, self.signals)? {
             Reach::In(_) => {
                 self.problem(&format!(
                     "tcp/{port} is open to strangers ({to} let one in): close it, see minimal-firewall.sh --only tcp/{port}"
@@ -195,7 +195,7 @@ impl TrialRun<'_> {
             ));
             return Ok(());
         }
-        match self.stranger.connect(to, PATIENCE, self.signals)? {
+        match self.stranger.connect(to, CONNECT_TIMEOUT, self.signals)? {
             Reach::In(first) => self.is_shut_behind(server, &first, &at, before, to),
             reach => {
                 let listens = host::listens(to);
@@ -231,7 +231,7 @@ impl TrialRun<'_> {
         to: SocketAddr,
     ) -> Result<bool, Interrupted> {
         let opened = format!(": opened tcp/{} to {source} ", to.port());
-        for _ in 0..KNOCKS {
+        for _ in 0..MAX_KNOCKS {
             let (Some(fields), Some(ends)) =
                 (server.next_knock(Request(to.port())), Ends::new(source, to.ip()))
             else {
@@ -249,7 +249,7 @@ impl TrialRun<'_> {
                 self.note(&why);
                 return Ok(false);
             }
-            if server.wait_for(HEARD, self.signals, |line| line.contains(&opened))? {
+            if server.wait_for(GRANT_TIMEOUT, self.signals, |line| line.contains(&opened))? {
                 return Ok(true);
             }
         }
@@ -267,16 +267,16 @@ impl TrialRun<'_> {
     ) -> Result<(), Interrupted> {
         // Where the first packet alone shuts it (`spend`), no line tells of that.
         let came_in = format!(" came in at tcp/{} ", to.port());
-        server.wait_for(TOLD, self.signals, |line| line.contains(&came_in))?;
-        let end = Instant::now() + SHUT;
+        server.wait_for(CAME_IN_TIMEOUT, self.signals, |line| line.contains(&came_in))?;
+        let end = Instant::now() + REVOKE_TIMEOUT;
         loop {
-            match self.stranger.connect(to, PATIENCE, self.signals)? {
+            match self.stranger.connect(to, CONNECT_TIMEOUT, self.signals)? {
                 Reach::In(_) if Instant::now() < end => thread::sleep(TICK),
                 Reach::In(_) => {
                     self.problem(&format!(
                         "{at}: a stranger was {before} and a knock let one in, but the next connections got in too, \
                          {} s later: what a knock opens does not shut",
-                        SHUT.as_secs()
+                        REVOKE_TIMEOUT.as_secs()
                     ));
                     return Ok(());
                 }

@@ -22,7 +22,7 @@ use crate::client::wire::RawSockets;
 use crate::daemon::trial_plan::Interrupted;
 
 /// How many networks are tried until one is free.
-const PICKS: u16 = 16;
+const MAX_PICKS: u16 = 16;
 
 /// What came of trying to connect.
 #[derive(Debug)]
@@ -154,7 +154,7 @@ fn live(here: &Sender<Result<File, Errno>>, errands: &Receiver<Errand>) {
 /// A network that no route of this host leads to.
 fn free(family: fn(u16) -> CableAddresses, pick: u16) -> Result<Option<CableAddresses>, Errno> {
     let mut routes = Routes::open()?;
-    for offset in 0..PICKS {
+    for offset in 0..MAX_PICKS {
         let ends = family(pick.wrapping_add(offset));
         match routes.have(ends.stranger) {
             Ok(true) => {}

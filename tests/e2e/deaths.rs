@@ -93,7 +93,7 @@ fn the_helper_is_killed() {
 fn the_daemon_is_killed() {
     survives(|site, daemon, helper| {
         kill(daemon, Signal::SIGKILL).unwrap();
-        site.wait_for("helper: the daemon is gone; every door is shut");
+        site.wait_for("helper: the daemon is gone: all grants revoked");
         // A zombie, where nobody reaps it, has ended as well.
         let gone = || {
             fs::read_to_string(format!("/proc/{helper}/status"))
@@ -309,7 +309,7 @@ fn a_daemon_that_asks_for_too_much_gives_itself_away() {
 #[test]
 fn a_helper_that_was_taken_over_is_killed_at_its_first_forbidden_step() {
     for port in 64001..=64004 {
-        is_stopped_at(port, "the helper has ended (killed for a system call that it may not make)");
+        is_stopped_at(port, "the helper has ended (killed for a forbidden system call)");
     }
 }
 

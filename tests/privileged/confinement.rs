@@ -120,7 +120,7 @@ fn a_helper_that_starts_a_program_opens_a_file_makes_a_socket_or_traces_is_kille
         daemon.start_helper(TABLE);
         assert_eq!(daemon.open("192.0.2.7", 22, 600), "Ok(Opened)");
         assert_eq!(daemon.open("192.0.2.7", port, 15), "Err(Ended)", "{port}");
-        assert_eq!(daemon.ask("end"), "killed for a system call that it may not make", "{port}");
+        assert_eq!(daemon.ask("end"), "killed for a forbidden system call", "{port}");
         assert!(!server.has_table(TABLE));
     }
 }

@@ -45,7 +45,8 @@ fn used_paths(
     let mut paths = Vec::new();
     let mut rest = String::new();
     for statement in code.split_inclusive(';') {
-        let Some(at) = statement.find("use ").filter(|at| is_use(&statement[..*at])) else {
+        let at = statement.find("use ");
+        let Some(at) = at.filter(|at| is_use(&statement[..*at], &statement[at + 4..])) else {
             rest.push_str(statement);
             continue;
         };
@@ -66,10 +67,11 @@ fn used_paths(
     paths
 }
 
-/// Whether a `use` after this begins a statement.
-fn is_use(before: &str) -> bool {
+/// Whether a `use` between these is a statement, and no word of a text.
+fn is_use(before: &str, after: &str) -> bool {
     let line = before.rsplit('\n').next().unwrap();
-    line.trim().is_empty() || line.trim_start().starts_with("pub")
+    let is_tree = |c: char| c.is_alphanumeric() || c.is_whitespace() || "_:{},*;".contains(c);
+    (line.trim().is_empty() || line.trim_start().starts_with("pub")) && after.chars().all(is_tree)
 }
 
 /// The tree of a `use` without blanks and without what follows `as`.
@@ -157,7 +159,7 @@ pub(crate) fn cycles<N: Ord + Clone>(graph: &BTreeMap<N, BTreeSet<N>>) -> Vec<Ve
 #[test]
 fn paths_are_found_whatever_form_they_have() {
     let code = "use std::fs;\nuse super::{c::{self, D}, e::F};\npub(crate) use crate::g::H as I;\nmod k;\n\
-                use k::L;\nfn f() {\n    c::m(fs::read);\n    crate::n::o();\n    super::super::p::q();\n}\n";
+                const T: &str = \"a; use b::{\";\nuse k::L;\nfn f() {\n    c::m(fs::read);\n    crate::n::o();\n    super::super::p::q();\n}\n";
     let file = |path: &str, code: &str| (PathBuf::from(path), code.to_owned());
     let others = ["a/c.rs", "a/e.rs", "g.rs", "a/b/k.rs", "n/mod.rs", "p.rs", "fs.rs", "a/mod.rs"];
     let mut files: Vec<_> = others.into_iter().map(|path| file(path, "")).collect();

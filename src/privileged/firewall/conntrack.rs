@@ -37,9 +37,9 @@ pub(super) const MODULES: &str = "nf_conntrack_netbios_ns, nf_conntrack_snmp, nf
 const UDP: u8 = Protocol::Udp as u8;
 const TCP: u8 = Protocol::Tcp as u8;
 /// How much longer than its expectation a master lives, in seconds: the expectation goes with it.
-const LONGER: u32 = 2;
+const EXTRA: u32 = 2;
 /// How many slots are tried, should somebody have made an entry like ours.
-const TRIES: usize = 16;
+const MAX_TRIES: usize = 16;
 
 /// `IPCTNL_MSG_CT_NEW` and so on, and those of `NFNL_SUBSYS_CTNETLINK_EXP`.
 const NEW_ENTRY: Action = (NetfilterSubsystem::Conntrack, 0);
@@ -125,8 +125,8 @@ impl Expectations {
         any: IpAddr,
     ) -> Result<(), Errno> {
         let master = self.master(helper, any, self.slot);
-        tell(netlink, NEW_ENTRY, any, ONLY_NEW, master.made(LONGER))?;
-        tell(netlink, DELETE_ENTRY, any, 0, vec![master.original()])
+        tell(netlink, NEW_ENTRY, any, ONLY_NEW, master.attributes(EXTRA))?;
+        tell(netlink, DELETE_ENTRY, any, 0, vec![master.tuple(TUPLE_ORIGINAL)])
     }
 
     /// Opens what `grant` says, or renews it. A connection that has used a grant for one up is not counted: the grant is
@@ -141,9 +141,9 @@ impl Expectations {
                 self.open.push(Open { grant: *grant, end, ..old });
                 return Ok(());
             }
-            self.take_back(netlink, old.slot, &old.grant)?;
+            self.revoke(netlink, old.slot, &old.grant)?;
         }
-        for _ in 0..TRIES {
+        for _ in 0..MAX_TRIES {
             self.slot = self.slot.wrapping_add(1);
             match self.make(netlink, self.slot, grant) {
                 Err(Errno::EEXIST) => {}
@@ -161,7 +161,7 @@ impl Expectations {
     pub(super) fn close(&mut self, netlink: &mut Netlink, grant: &Grant) -> Result<(), Errno> {
         let ours = self.open.extract_if(.., |open| open.grant.is_for_the_same(grant));
         for Open { grant, slot, .. } in ours.collect::<Vec<_>>() {
-            self.take_back(netlink, slot, &grant)?;
+            self.revoke(netlink, slot, &grant)?;
         }
         Ok(())
     }
@@ -169,14 +169,14 @@ impl Expectations {
     /// Closes everything, and goes on where something cannot be closed: the kernel ends that at its time.
     pub(super) fn close_all(&mut self, netlink: &mut Netlink) -> Result<(), Errno> {
         let all = std::mem::take(&mut self.open);
-        let closed = all.iter().map(|open| self.take_back(netlink, open.slot, &open.grant));
+        let closed = all.iter().map(|open| self.revoke(netlink, open.slot, &open.grant));
         closed.fold(Ok(()), Result::and)
     }
 
     fn make(&self, netlink: &mut Netlink, slot: u16, grant: &Grant) -> Result<(), Errno> {
         let client = grant.address;
         let master = self.master(self.helper(grant)?, client, slot);
-        let entry = master.made(u32::from(grant.seconds) + LONGER);
+        let entry = master.attributes(u32::from(grant.seconds) + EXTRA);
         let [expectation, with_time] = expectation(&master, grant);
         // One of an earlier life, never met: a second one of the kind is refused.
         let _ = tell(netlink, DELETE_EXPECTATION, client, 0, vec![grant.tuple(EXPECT_TUPLE)]);
@@ -184,7 +184,7 @@ impl Expectations {
         let made = tell(netlink, NEW_EXPECTATION, client, ONLY_NEW, expectation)
             .and_then(|()| tell(netlink, NEW_EXPECTATION, client, 0, with_time));
         if made.is_err() {
-            self.take_back(netlink, slot, grant)?;
+            self.revoke(netlink, slot, grant)?;
         }
         // The caller takes this one for a slot that is in use.
         made.map_err(|errno| if errno == Errno::EEXIST { Errno::EBUSY } else { errno })
@@ -193,15 +193,16 @@ impl Expectations {
     fn renew(&self, netlink: &mut Netlink, slot: u16, grant: &Grant) -> Result<(), Errno> {
         let client = grant.address;
         let master = self.master(self.helper(grant)?, client, slot);
-        let longer = vec![master.original(), number(TIMEOUT, u32::from(grant.seconds) + LONGER)];
+        let longer =
+            vec![master.tuple(TUPLE_ORIGINAL), number(TIMEOUT, u32::from(grant.seconds) + EXTRA)];
         let [_, with_time] = expectation(&master, grant);
         tell(netlink, NEW_ENTRY, client, 0, longer)?;
         tell(netlink, NEW_EXPECTATION, client, 0, with_time)
     }
 
     /// Takes expectation and master away. What is gone already is fine.
-    fn take_back(&self, netlink: &mut Netlink, slot: u16, grant: &Grant) -> Result<(), Errno> {
-        let master = self.master(self.helper(grant)?, grant.address, slot).original();
+    fn revoke(&self, netlink: &mut Netlink, slot: u16, grant: &Grant) -> Result<(), Errno> {
+        let master = self.master(self.helper(grant)?, grant.address, slot).tuple(TUPLE_ORIGINAL);
         let ours = [(DELETE_EXPECTATION, grant.tuple(EXPECT_TUPLE)), (DELETE_ENTRY, master)];
         let gone = ours.map(|(action, name)| tell(netlink, action, grant.address, 0, vec![name]));
         gone.into_iter().filter(|gone| *gone != Err(Errno::ENOENT)).collect()
@@ -236,19 +237,15 @@ struct Master {
 }
 
 impl Master {
-    fn original(&self) -> DefaultNla {
-        self.tuple(TUPLE_ORIGINAL)
-    }
-
     fn tuple(&self, kind: u16) -> DefaultNla {
         let [from, to] = [(self.source, self.slot), (self.destination, 0)];
         tuple(kind, from, to, self.helper.protocol)
     }
 
-    fn made(&self, seconds: u32) -> Vec<DefaultNla> {
+    fn attributes(&self, seconds: u32) -> Vec<DefaultNla> {
         let [from, to] = [(self.destination, 0), (self.source, self.slot)];
         vec![
-            self.original(),
+            self.tuple(TUPLE_ORIGINAL),
             tuple(TUPLE_REPLY, from, to, self.helper.protocol),
             number(STATUS, LASTS),
             number(TIMEOUT, seconds),

@@ -49,12 +49,12 @@ pub(crate) struct Guard {
 impl Guard {
     /// How many services, networks and interfaces there may be in all: each is a rule, and the kernel's answers to all of
     /// them must fit into the socket.
-    pub(crate) const MOST: usize = 96;
+    pub(crate) const MAX_RULES: usize = 96;
 
-    /// Whether there are at most [`Guard::MOST`].
+    /// Whether there are at most [`Guard::MAX_RULES`].
     #[must_use]
     pub(crate) fn fits(&self) -> bool {
-        self.closed.len() + self.except.len() + self.except_interface.len() <= Self::MOST
+        self.closed.len() + self.except.len() + self.except_interface.len() <= Self::MAX_RULES
     }
 }
 
@@ -89,7 +89,7 @@ pub(super) fn create(table: &str, guard: &Guard) -> Vec<Command> {
     let asked = asked.map(|rule| new_rule(table, GUARD, rule));
     let refused = closed(guard).into_iter().map(|rule| new_rule(table, CLOSED, rule));
     let hooked = new_chain(table, GUARD, InetHookNumber::PreRouting, PRIORITY);
-    // What is gone to has its rules before anything goes there.
+    // A chain has its rules before another goes to it.
     [hooked, new_target(table, CLOSED)].into_iter().chain(refused).chain(asked).collect()
 }
 

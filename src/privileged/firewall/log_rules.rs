@@ -63,8 +63,8 @@ const AFTER_CONNTRACK: i32 = -190;
 
 /// How many of the numbers that came are remembered; where there are more, they are not logged.
 const SEEN_SIZE: u32 = 16_384;
-/// How long, in milliseconds: longer than it takes for a burst to be allowed again.
-const SEEN_FOR: u64 = 10_000;
+/// For how long, in milliseconds: longer than it takes until a burst is allowed again.
+const SEEN_TTL: u64 = 10_000;
 const SEEN_PER_SECOND: u64 = 1;
 const SEEN_BURST: u32 = 8;
 
@@ -96,7 +96,7 @@ pub(super) fn create(table: &str, rules: &LogRules) -> Vec<Command> {
     let knock_ports = Set { name: KNOCK_PORTS, id: 3, key: (INET_SERVICE, 2) };
     vec![
         new_set(table, &expected_set, &[note()]),
-        new_dynamic_set(table, &seen_set, SEEN_SIZE, &[set_timeout(SEEN_FOR), note()]),
+        new_dynamic_set(table, &seen_set, SEEN_SIZE, &[set_timeout(SEEN_TTL), note()]),
         new_set(table, &knock_ports, &[]),
         new_chain(table, KNOCKS, InetHookNumber::PreRouting, FIRST),
         new_chain(table, CAME_IN, InetHookNumber::PreRouting, AFTER_CONNTRACK),

@@ -1,7 +1,7 @@
-//! A conversation with `nf_tables` over netlink. Owns the socket, the sequence numbers and the answers; knows no rule of ours.
+//! Commands to the kernel's netfilter over netlink. Owns the socket, the sequence numbers and the answers; knows no rule.
 //!
-//! The kernel works a request off inside the `send` that carries it, so every answer waits in the socket when `send`
-//! returns. Answers are therefore read without waiting: nothing here can block, and none is left behind for later.
+//! The kernel handles a request within the `send` that carries it, so every answer is in the socket when `send` returns.
+//! Answers are therefore read without waiting: nothing here can block, and no answer is left unread.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -28,7 +28,7 @@ const NFTABLES: u16 = 10;
 /// comes in pieces of at most 32 KiB.
 const BUFFER: usize = 32 * 1024;
 
-/// Which part of a batch the kernel refused, and why.
+/// Which command of a batch the kernel refused, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchError {
     /// The first message of the batch that was refused; `None`: the batch as such.
@@ -72,7 +72,7 @@ impl Command {
     }
 }
 
-/// A `NETLINK_NETFILTER` socket that talks to the kernel and to nobody else.
+/// A `NETLINK_NETFILTER` socket, connected to the kernel.
 #[derive(Debug)]
 pub(crate) struct Netlink {
     socket: OwnedFd,
@@ -163,7 +163,7 @@ impl Netlink {
         message.emit(bytes.get_mut(start..).unwrap_or_default());
     }
 
-    /// Reads all answers that there are.
+    /// Reads all answers.
     fn answers(
         &self,
         mut each: impl FnMut(&NetlinkHeader, NetlinkPayload<NetfilterMessage>),
@@ -179,8 +179,7 @@ impl Netlink {
     }
 }
 
-/// Takes one piece of what the kernel sent apart, and hands each message in it to `each`. A length that the piece does not
-/// have is an error.
+/// Parses one datagram of the kernel's, and hands each message in it to `each`. A length beyond its end is an error.
 pub fn read_answers(
     mut rest: &[u8],
     mut each: impl FnMut(&NetlinkHeader, NetlinkPayload<NetfilterMessage>),
@@ -189,7 +188,7 @@ pub fn read_answers(
         let packet = NetlinkBuffer::new_checked(rest).map_err(|_| Errno::EPROTO)?;
         let length = usize::try_from(packet.length()).map_err(|_| Errno::EPROTO)?;
         let this = rest.get(..length).ok_or(Errno::EPROTO)?;
-        // A rule of somebody else's with an expression that the crate cannot read is not ours to complain about.
+        // What the crate cannot parse (an expression in another program's rule) is skipped.
         if let Ok(message) = NetlinkMessage::<NetfilterMessage>::deserialize(this) {
             each(&message.header, message.payload);
         }

@@ -19,8 +19,8 @@ use crate::grant::Grant;
 /// How many sequence numbers there may be to log: a set of a million takes some 100 MB of the kernel's memory.
 pub(crate) const MAX_EXPECTED: usize = 1_000_000;
 
-/// How often an opening is tried when the element to renew vanishes in the middle, because its time is over.
-const TRIES: usize = 3;
+/// How often a grant is tried when the element to renew expires between two commands.
+const MAX_TRIES: usize = 3;
 
 /// Our table in the kernel.
 #[derive(Debug)]
@@ -85,14 +85,14 @@ impl Table {
         Ok(Self { name: name.to_owned(), expected: 0 })
     }
 
-    /// Admits one connection, or renews what is open already. All or nothing.
+    /// Grants one connection, or renews the grant. All or nothing.
     ///
     /// Adding an element that exists leaves its timeout alone on most kernels, and deleting one that does not is an
     /// error. Add, delete, add in one transaction is right in each case.
     pub(super) fn open(&self, netlink: &mut Netlink, grant: &Grant) -> Result<(), Errno> {
         let commands = [ADD, DELETE, ADD].map(|change| self.element(change, grant));
         let mut done = Ok(());
-        for _ in 0..TRIES {
+        for _ in 0..MAX_TRIES {
             done = netlink.transact(&commands).map_err(|refused| refused.errno);
             if done != Err(Errno::ENOENT) {
                 break;
@@ -101,7 +101,7 @@ impl Table {
         done
     }
 
-    /// Closes what was opened, if it still is.
+    /// Revokes a grant, if it is still there.
     pub(super) fn close(&self, netlink: &mut Netlink, grant: &Grant) -> Result<(), Errno> {
         unless_gone(netlink.transact(&[self.element(DELETE, grant)]))
     }
@@ -111,19 +111,19 @@ impl Table {
         if self.expected + numbers.len() > MAX_EXPECTED {
             return Err(Errno::ENFILE);
         }
-        self.expected += self.each(netlink, numbers, ADD_NEW, Errno::EEXIST)?;
+        self.expected += self.change_numbers(netlink, numbers, ADD_NEW, Errno::EEXIST)?;
         Ok(())
     }
 
-    /// Logs them no longer.
+    /// Stops logging them.
     pub(crate) fn forget(&mut self, netlink: &mut Netlink, numbers: &[u32]) -> Result<(), Errno> {
-        self.expected -= self.each(netlink, numbers, DELETE, Errno::ENOENT)?;
+        self.expected -= self.change_numbers(netlink, numbers, DELETE, Errno::ENOENT)?;
         Ok(())
     }
 
-    /// Makes `change` to the elements of all `numbers` at once; if `fine` is in the way, to one after the other. How many
-    /// were changed.
-    fn each(
+    /// Makes `change` to the elements of all `numbers` at once; if that fails with `fine`, to one after the other. Returns
+    /// how many were changed.
+    fn change_numbers(
         &self,
         netlink: &mut Netlink,
         numbers: &[u32],
@@ -136,14 +136,14 @@ impl Table {
             (_, Ok(())) => Ok(numbers.len()),
             ([_], Err(errno)) if errno == fine => Ok(0),
             ([_, _, ..], Err(errno)) if errno == fine => {
-                numbers.chunks(1).map(|one| self.each(netlink, one, change, fine)).sum()
+                numbers.chunks(1).map(|one| self.change_numbers(netlink, one, change, fine)).sum()
             }
             (_, Err(errno)) => Err(errno),
         }
     }
 
     /// Logs SYNs to these ports, too, if they have an acknowledgement number.
-    pub(crate) fn knock_on(&self, netlink: &mut Netlink, ports: &[u16]) -> Result<(), Errno> {
+    pub(crate) fn log_ports(&self, netlink: &mut Netlink, ports: &[u16]) -> Result<(), Errno> {
         let keys = ports.iter().map(|port| vec![key(&port.to_be_bytes())]);
         let done = netlink.transact(&[elements(ADD, &self.name, KNOCK_PORTS, keys)]);
         done.map_err(|refused| refused.errno)
@@ -154,7 +154,7 @@ impl Table {
         netlink.transact(&guard::create(&self.name, guard)).map_err(|refused| refused.errno)
     }
 
-    /// Does so no longer. If it did not, that is fine.
+    /// Deletes the guard, if there is one.
     pub(crate) fn unguard(&self, netlink: &mut Netlink) -> Result<(), Errno> {
         unless_gone(netlink.transact(&guard::delete(&self.name)))
     }
@@ -175,7 +175,7 @@ impl Table {
     }
 }
 
-/// What is to go and is gone already is fine.
+/// It is no error if what is to be deleted is gone already.
 fn unless_gone(done: Result<(), BatchError>) -> Result<(), Errno> {
     match done {
         Err(refused) if refused.errno != Errno::ENOENT => Err(refused.errno),

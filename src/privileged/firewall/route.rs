@@ -1,5 +1,4 @@
-//! Is this an address of this host now? Asks the kernel's routing tables, which know addresses that came and went since
-//! the start. Owns the `NETLINK_ROUTE` socket; the one message is written by hand, for want of a crate.
+//! Whether an address is one of this host now. Asks the kernel's routing tables, since addresses change while we run. Owns the `NETLINK_ROUTE` socket; the one message is written by hand, for want of a crate.
 //!
 //! As with [`super::netlink`], the answer waits in the socket when `send` returns: nothing here can block.
 
@@ -52,13 +51,13 @@ impl RouteSocket {
 
     /// Whether a packet to `address` would stay on this host. Where there is no route at all, it would not.
     pub(super) fn is_local(&self, address: IpAddr) -> Result<bool, Errno> {
-        send(self.socket.as_raw_fd(), &question(address), MsgFlags::empty())?;
+        send(self.socket.as_raw_fd(), &route_request(address), MsgFlags::empty())?;
         let mut local = None;
         let mut buffer = [0; 2048];
         loop {
             match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Err(Errno::EAGAIN) => return local.ok_or(Errno::EPROTO),
-                received => local = buffer.get(..received?).map(says_local),
+                received => local = buffer.get(..received?).map(is_local_route),
             }
         }
     }
@@ -70,8 +69,8 @@ impl AsFd for RouteSocket {
     }
 }
 
-/// "Which way to `address`?": `struct nlmsghdr`, `struct rtmsg`, one attribute.
-fn question(address: IpAddr) -> Vec<u8> {
+/// `RTM_GETROUTE` for `address`: `struct nlmsghdr`, `struct rtmsg`, one attribute.
+fn route_request(address: IpAddr) -> Vec<u8> {
     let (family, bits, octets) = match address {
         IpAddr::V4(v4) => (AF_INET, 32, v4.octets().to_vec()),
         IpAddr::V6(v6) => (AF_INET6, 128, v6.octets().to_vec()),
@@ -92,7 +91,7 @@ fn question(address: IpAddr) -> Vec<u8> {
 }
 
 /// Whether `answer` is a route, and one that ends here.
-fn says_local(answer: &[u8]) -> bool {
+fn is_local_route(answer: &[u8]) -> bool {
     answer.get(MESSAGE_TYPE..MESSAGE_TYPE + 2) == Some(&RTM_NEWROUTE.to_ne_bytes())
         && answer.get(ROUTE_TYPE) == Some(&LOCAL)
 }
@@ -105,9 +104,9 @@ mod tests {
     fn a_question_has_these_bytes() {
         let mut v4 = vec![36, 0, 0, 0, 26, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         v4.extend([2, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 1, 0, 192, 0, 2, 7]);
-        let v6 = question("2001:db8::7".parse().unwrap());
+        let v6 = route_request("2001:db8::7".parse().unwrap());
         if cfg!(target_endian = "little") {
-            assert_eq!(question("192.0.2.7".parse().unwrap()), v4);
+            assert_eq!(route_request("192.0.2.7".parse().unwrap()), v4);
             assert_eq!((v6.len(), &v6[..4], &v6[16..18]), (48, &[48, 0, 0, 0][..], &[10, 128][..]));
             assert_eq!(&v6[28..34], [20, 0, 1, 0, 0x20, 1]);
         }
@@ -117,14 +116,14 @@ mod tests {
     fn only_a_route_that_ends_here_is_local() {
         let mut answer = [0; 28];
         answer[4..6].copy_from_slice(&RTM_NEWROUTE.to_ne_bytes());
-        assert!(!says_local(&answer), "no type");
+        assert!(!is_local_route(&answer), "no type");
         answer[ROUTE_TYPE] = 1;
-        assert!(!says_local(&answer), "unicast");
+        assert!(!is_local_route(&answer), "unicast");
         answer[ROUTE_TYPE] = LOCAL;
-        assert!(says_local(&answer));
-        assert!(!says_local(&answer[..23]), "cut");
+        assert!(is_local_route(&answer));
+        assert!(!is_local_route(&answer[..23]), "cut");
         answer[4] = 2;
-        assert!(!says_local(&answer), "an error, with something like a type in it");
+        assert!(!is_local_route(&answer), "an error, with something like a type in it");
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! What the crate that reads INI does not know of `ConfigParser`'s files and of ours before: comments behind values and
-//! Python 2's `rem`, outside quotes only; lists in brackets over several lines; and where each key stands.
+//! What the crate that parses INI does not know of `ConfigParser`'s files and of our earlier ones: comments after values
+//! and Python 2's `rem`, outside quotes only; lists in brackets over several lines; and the line of each key.
 
 use std::collections::HashMap;
 
 /// The text without comments, with every list in brackets on one line, and as many lines as before.
-pub(super) fn plain(text: &str) -> Result<String, String> {
+pub(super) fn preprocess(text: &str) -> Result<String, String> {
     let mut lines: Vec<String> = Vec::new();
     let mut open_list: Option<usize> = None;
     for (at, line) in text.lines().enumerate() {
