@@ -5,7 +5,7 @@
 use std::process::Command;
 
 use clap::Parser;
-use knockknock::client::cli::KnockCli;
+use knockknock::client::command::cli::KnockCli;
 use knockknock::client::proxy::cli::ProxyCli;
 
 const PROGRAMS: [(&str, &str); 4] = [

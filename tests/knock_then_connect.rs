@@ -10,14 +10,10 @@
     reason = "clippy does not see that a harness for tests is a test: what cannot go on stops"
 )]
 
-/// The end-to-end tests' harness, of which not all is used here.
-macro_rules! harness {
-    ($($file:literal $module:ident;)*) => {$(
-        #[path = $file]
-        #[allow(dead_code, reason = "not all of it is used here")]
-        mod $module;
-    )*};
-}
+#[macro_use]
+#[path = "support/harness.rs"]
+mod harness;
+
 harness! {
     "e2e/delay.rs" delay;
     "e2e/kernel_log.rs" kernel_log;

@@ -13,14 +13,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-/// The end-to-end tests' harness, of which not all is used here.
-macro_rules! harness {
-    ($($file:literal $module:ident;)*) => {$(
-        #[path = $file]
-        #[allow(dead_code, reason = "not all of it is used here")]
-        mod $module;
-    )*};
-}
+#[macro_use]
+#[path = "../../tests/support/harness.rs"]
+mod harness;
+
 harness! {
     "../../tests/e2e/cost.rs" cost;
     "../../tests/e2e/kernel_log.rs" kernel_log;

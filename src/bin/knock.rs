@@ -1,7 +1,7 @@
 //! Sends one knock.
 
 use clap::Parser;
-use knockknock::client::{cli::KnockCli, run::run};
+use knockknock::client::command::{cli::KnockCli, run::run};
 
 fn main() -> std::process::ExitCode {
     run(&KnockCli::parse())

@@ -1,14 +1,14 @@
 //! `config` in the config directory: root's word on what anybody may be granted. The original's keys are `delay`
 //! and `error_window`; ours are in the same syntax.
 
-use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use thiserror::Error;
+
 use crate::grant::Service;
+use crate::profile::checked_file::{FileError, read_checked};
 use crate::profile::ini::Ini;
 use crate::profile::roots::{NotRoots, roots_alone};
 
@@ -33,7 +33,7 @@ pub struct Config {
     pub firewall: FirewallKind,
     /// Who logs the knocks.
     pub log_rule: LogRule,
-    /// What an opening for TCP ends with, beside its time.
+    /// What a grant for TCP ends with, beside its time.
     pub spend: SpendOn,
     /// Whom to run as. None: `knockknock` if there is such a user, else `nobody`.
     pub user: Option<String>,
@@ -87,7 +87,7 @@ pub enum FirewallKind {
 impl FirewallKind {
     /// As it is written.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Conntrack => "conntrack",
@@ -111,7 +111,7 @@ impl LogRule {
     const NAMES: [(&str, Self); 2] = [("own", Self::Own), ("firewall", Self::Firewall)];
 }
 
-/// What an opening for TCP ends with, beside its time.
+/// What a grant for TCP ends with, beside its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SpendOn {
     /// The first connection that stands: nobody can use it up by a packet with a forged source.
@@ -148,7 +148,7 @@ impl FromStr for FirewallKind {
 
 impl Config {
     /// Reads `config` in `config_dir`. Root acts on what it says, so it must be root's alone to write.
-    pub fn load(config_dir: &Path) -> Result<Self, ConfigError> {
+    pub(crate) fn load(config_dir: &Path) -> Result<Self, ConfigError> {
         Ok(read(&config_dir.join("config"), Self::parse)?.unwrap_or_default())
     }
 
@@ -192,21 +192,13 @@ pub(super) fn read<T>(
     path: &Path,
     parse: impl FnOnce(&[u8]) -> Result<T, String>,
 ) -> Result<Option<T>, ConfigError> {
-    let error = |kind| ConfigError { path: path.to_owned(), kind };
-    let file = match OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path) {
-        Ok(file) => file,
-        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(why) => return Err(error(Kind::Unreadable(why))),
+    // The beginning of a config may allow what its end takes back, so it is read whole or not at all.
+    let file = match read_checked(path, MAX_LEN) {
+        Err(FileError::Unreadable(_, why)) if why.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file?,
     };
-    let metadata = file.metadata().map_err(|why| error(Kind::Unreadable(why)))?;
-    // The beginning of a config may allow what its end takes back.
-    if metadata.len() > MAX_LEN {
-        return Err(error(Kind::TooLarge));
-    }
-    roots_alone(path).map_err(|why| error(Kind::NotRoots(why)))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_LEN).read_to_end(&mut bytes).map_err(|why| error(Kind::Unreadable(why)))?;
-    parse(&bytes).map(Some).map_err(|why| error(Kind::Wrong(why)))
+    roots_alone(path)?;
+    parse(&file.bytes).map(Some).map_err(|why| ConfigError::Wrong(path.to_owned(), why))
 }
 
 fn firewall(ini: &mut Ini) -> Result<Option<FirewallKind>, String> {
@@ -225,38 +217,18 @@ fn services(ini: &mut Ini) -> Result<Option<Vec<Service>>, String> {
 }
 
 /// Why there is no config to go by.
-#[derive(Debug)]
-pub struct ConfigError {
-    path: PathBuf,
-    kind: Kind,
+#[derive(Debug, Error)]
+pub(crate) enum ConfigError {
+    /// It cannot be read, or is not what it must be.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Somebody else than root could change it.
+    #[error(transparent)]
+    NotRoots(#[from] NotRoots),
+    /// It does not say what a config may say.
+    #[error("{0:?}: {1}")]
+    Wrong(PathBuf, String),
 }
-
-#[derive(Debug)]
-enum Kind {
-    Unreadable(io::Error),
-    NotRoots(NotRoots),
-    TooLarge,
-    Wrong(String),
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Kind::NotRoots(why) = &self.kind {
-            return why.fmt(f);
-        }
-        write!(f, "{:?}: ", self.path)?;
-        match &self.kind {
-            Kind::NotRoots(why) => why.fmt(f),
-            Kind::Unreadable(why) => write!(f, "cannot be read: {why}"),
-            Kind::TooLarge => {
-                write!(f, "larger than {MAX_LEN} bytes, which no config is; check what is in it")
-            }
-            Kind::Wrong(why) => f.write_str(why),
-        }
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 #[cfg(test)]
 mod tests {

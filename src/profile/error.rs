@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::checked_file::FileError;
 use super::roots::NotRoots;
 use crate::counter::CounterError;
 use crate::layout::classic::KEY_LEN;
@@ -12,18 +13,9 @@ use crate::layout::classic::KEY_LEN;
 /// What is wrong with a profile on disk.
 #[derive(Debug, Error)]
 pub enum ProfileError {
-    /// A file cannot be opened or read.
-    #[error("{0:?}: cannot be read: {1}")]
-    Unreadable(PathBuf, #[source] io::Error),
-    /// A file is larger than any such file is.
-    #[error("{0:?}: too large for a file of a profile")]
-    TooLarge(PathBuf),
-    /// A file is a directory, a FIFO, a device.
-    #[error("{0:?}: not a regular file")]
-    NotAFile(PathBuf),
-    /// Users other than the owner can write to it.
-    #[error("{0:?}: others may write to it; check what is in it, then: chmod go-w {0:?}")]
-    WritableByOthers(PathBuf),
+    /// A file or the directory cannot be read, or is not what it must be.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// On the server: somebody else than root could change it.
     #[error(transparent)]
     NotRoots(#[from] NotRoots),

@@ -12,6 +12,7 @@
 //! and only a process without privileges looks at what is in them. Keys are wiped when dropped and never shown.
 
 pub(crate) mod allow;
+pub(crate) mod checked_file;
 pub mod config;
 pub(crate) mod create;
 pub(crate) mod error;

@@ -22,7 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::knock::packet::{AddressPair, KnockPacket};
-use crate::daemon::trial::{Finding, Interrupted, Plan, Tried};
+use crate::daemon::trial_plan::{Finding, Interrupted, TrialPlan, Tried};
 use crate::layout::Request;
 use server::Server;
 use signals::{Signals, TICK};
@@ -39,7 +39,7 @@ const CAME_IN_TIMEOUT: Duration = Duration::from_secs(1);
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Tries, and says what is found as it goes. Nothing is left of it when this returns.
-pub fn run(plan: &Plan, say: &mut dyn FnMut(Finding)) -> Result<(), Interrupted> {
+pub(crate) fn run(plan: &TrialPlan, say: &mut dyn FnMut(Finding)) -> Result<(), Interrupted> {
     let tried = Signals::take().map_err(|errno| errno.desc().to_owned());
     let tried = tried.and_then(|signals| {
         let [high, low] = host::random()?;
@@ -62,7 +62,7 @@ pub fn run(plan: &Plan, say: &mut dyn FnMut(Finding)) -> Result<(), Interrupted>
 
 /// One trial of all services.
 struct TrialRun<'t> {
-    plan: &'t Plan,
+    plan: &'t TrialPlan,
     signals: &'t Signals,
     stranger: &'t Stranger,
     say: &'t mut dyn FnMut(Finding),

@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::signals::{Signals, TICK};
-use crate::daemon::trial::{Interrupted, Plan};
+use crate::daemon::trial_plan::{Interrupted, TrialPlan};
 use crate::layout::Request;
 use crate::layout::classic::{Keys, SealError, seal};
 use crate::profile::Profile;
@@ -49,7 +49,7 @@ pub(super) struct Server {
 impl Server {
     /// Starts a daemon whose profile may have `ports`. The inner error says why there is none.
     pub(super) fn start(
-        plan: &Plan,
+        plan: &TrialPlan,
         ports: &[u16],
         knock_port: u16,
         signals: &Signals,
@@ -62,7 +62,7 @@ impl Server {
         Ok(if ready { Ok(server) } else { Err(server.last_words()) })
     }
 
-    fn launch(plan: &Plan, ports: &[u16], knock_port: u16) -> Result<Self, String> {
+    fn launch(plan: &TrialPlan, ports: &[u16], knock_port: u16) -> Result<Self, String> {
         let dir = Dir::new().map_err(|why| format!("{RUN_DIR}: {why}"))?;
         let config = plan.config_dir.join("config");
         match fs::copy(&config, dir.path.join("config")) {

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use crate::daemon::trial::Interrupted;
+use crate::daemon::trial_plan::Interrupted;
 
 /// How often a wait checks for a signal.
 pub(super) const TICK: Duration = Duration::from_millis(20);

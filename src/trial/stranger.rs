@@ -19,7 +19,7 @@ use super::link::{self, Cable, CableAddresses, Routes, STRANGERS_END};
 use super::signals::{Signals, TICK};
 use crate::client::knock::packet::KnockPacket;
 use crate::client::knock::raw_socket::RawSockets;
-use crate::daemon::trial::Interrupted;
+use crate::daemon::trial_plan::Interrupted;
 
 /// How many networks are tried until one is free.
 const MAX_PICKS: u16 = 16;

@@ -78,9 +78,9 @@ fn a_dry_run_shows_a_knock_that_the_server_would_accept_and_sends_nothing() {
         let text = wrote(&output);
         let line = text.lines().find(|line| line.contains("PROTO=TCP")).expect("the log line");
         let line = format!("4,1,1,-;{}", line.trim_start());
-        let syn = knockknock::daemon::line::parse(
+        let syn = knockknock::daemon::kernel_log_line::parse(
             line.as_bytes(),
-            knockknock::daemon::line::Framing::Kmsg,
+            knockknock::daemon::kernel_log_line::Framing::Kmsg,
             b"",
         )
         .expect("a line that the daemon reads");

@@ -73,7 +73,7 @@ fn survives(mut death: impl FnMut(&mut Site, Pid, Pid)) {
     // It starts again, and does not fall for a knock that it has seen in its former life.
     site.start_daemon();
     send_frames(&site.net.client, std::slice::from_ref(&knock.frame));
-    site.wait_for("1 wrong knock (1 replayed)");
+    site.wait_for("1 invalid knock (1 replayed)");
     site.knock(Family::V6, PORT);
     assert_eq!(site.grants().len(), 1);
     assert_eq!(site.reach(Family::V4, PORT), Reach::Refused);
@@ -158,13 +158,14 @@ fn a_sighup_ends_nothing_and_is_answered() {
     let mut site = Site::start(Net::lan(), Log::Kmsg, "delay = 600\n");
     let _service = site.net.server.echo(PORT);
     site.knock(Family::V4, PORT);
-    let answer = "SIGHUP: profiles and config are read at start; restart to change them";
+    let answer = "SIGHUP: profiles and config are read at start";
     for times in 1..=2 {
         kill(site.daemon().pid(), Signal::SIGHUP).unwrap();
         wait_until(SOON, "an answer", || {
             site.daemon().lines().iter().filter(|line| line.contains(answer)).count() == times
         });
     }
+    site.wait_for("fix: restart to change them");
     assert_eq!(site.grants().len(), 1, "what is open stays open");
     site.knock(Family::V6, PORT);
     assert_eq!(site.reach(Family::V4, PORT), Reach::Connected);

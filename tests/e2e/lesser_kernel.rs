@@ -80,7 +80,7 @@ fn without_a_conntrack_helper_the_set_and_the_mark_do_and_conntrack_alone_is_ref
 
     let command = daemon(&site, "helpers");
     site.start_as(command);
-    site.wait_for("goes on with firewall = \"nftables\"");
+    site.wait_for("uses firewall = \"nftables\"");
     let _service = site.net.server.echo(PORT);
     for family in FAMILIES {
         assert_eq!(site.reach(family, PORT), Reach::Refused);

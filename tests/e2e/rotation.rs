@@ -1,4 +1,4 @@
-//! The log is rotated under a daemon that is confined: it opens the new file, and no knock is missed. (`tests/follow` does
+//! The log is rotated under a daemon that is confined: it opens the new file, and no knock is missed. (`tests/log_source` does
 //! every way of rotating to the follower alone, with a writer that never stops.)
 
 use std::fs;

@@ -5,8 +5,7 @@
 use nix::libc;
 
 /// Whether the kernel was told that its clock is synchronised. None: it does not say.
-#[must_use]
-pub(crate) fn is_synchronised() -> Option<bool> {
+pub(super) fn is_synchronised() -> Option<bool> {
     // SAFETY: `timex` is integers alone, for which zero is a value. `modes` is zero: nothing is changed.
     let mut timex: libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is to a whole `timex` of our own, for as long as the call takes.

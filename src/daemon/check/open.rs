@@ -1,15 +1,12 @@
 //! What a knock could open: root's `allow` and each profile's.
 
-#![forbid(unsafe_code)]
-
-use crate::daemon::trial::Tried;
+use crate::daemon::confirmed_guard::ConfirmedGuard;
+use crate::daemon::trial_plan::Tried;
 use crate::grant::{Protocol, Service, listed};
 use crate::profile::files::ProfileFiles;
 
-use crate::daemon::guard::Remembered;
-
 /// As many services are tried at the most.
-const MOST: usize = 16;
+const MAX_TRIED: usize = 16;
 /// What is tried where nobody says what there is: what people close first.
 const SSH: u16 = 22;
 
@@ -78,7 +75,7 @@ fn both(one: Option<&[Service]>, other: Option<Vec<Service>>) -> Option<Vec<Serv
 
 /// The services to try: what knocks can open and what the guard closes; of a range the first port. Says whether some were
 /// left out.
-pub(super) fn to_try(offers: &[Offer], guard: Option<&Remembered>) -> (Vec<Tried>, bool) {
+pub(super) fn to_try(offers: &[Offer], guard: Option<&ConfirmedGuard>) -> (Vec<Tried>, bool) {
     let offered = offers.iter().flat_map(|offer| offer.services.iter().flatten());
     let tcp = offered.chain(guarded(guard));
     let tcp = tcp.filter(|service| service.protocol == Protocol::Tcp);
@@ -90,14 +87,14 @@ pub(super) fn to_try(offers: &[Offer], guard: Option<&Remembered>) -> (Vec<Tried
     }
     ports.sort_unstable();
     ports.dedup();
-    let too_many = ports.len() > MOST;
-    ports.truncate(MOST);
+    let too_many = ports.len() > MAX_TRIED;
+    ports.truncate(MAX_TRIED);
     let tried = |port| Tried { port, can_be_opened: offers.iter().any(|offer| offer.has(port)) };
     (ports.into_iter().map(tried).collect(), too_many)
 }
 
 /// The UDP services among them, in words.
-pub(super) fn udp(offers: &[Offer], guard: Option<&Remembered>) -> String {
+pub(super) fn udp(offers: &[Offer], guard: Option<&ConfirmedGuard>) -> String {
     let offered = offers.iter().flat_map(|offer| offer.services.iter().flatten());
     let udp = offered.chain(guarded(guard)).filter(|service| service.protocol == Protocol::Udp);
     let mut names: Vec<_> = udp.map(ToString::to_string).collect();
@@ -107,7 +104,7 @@ pub(super) fn udp(offers: &[Offer], guard: Option<&Remembered>) -> String {
 }
 
 /// What the guard names.
-fn guarded(guard: Option<&Remembered>) -> &[Service] {
+fn guarded(guard: Option<&ConfirmedGuard>) -> &[Service] {
     guard.and_then(|guard| guard.only.as_ref()).map_or(&[], |guard| &guard.closed)
 }
 
@@ -151,6 +148,6 @@ mod tests {
         let many: Vec<String> = (1..=20).map(|port| format!("tcp/{port}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         let (tried, too_many) = to_try(&[offer(Some(&many))], None);
-        assert_eq!((tried.len(), too_many), (MOST, true));
+        assert_eq!((tried.len(), too_many), (MAX_TRIED, true));
     }
 }
