@@ -125,15 +125,6 @@ const RULES: &[Rule] = &[
     },
 ];
 
-/// The rooms whose files still use each other in circles.
-const CYCLES_LEFT: &[&str] = &[];
-
-/// The files that still export what another file defines.
-const EXPORTS_LEFT: &[&str] = &[];
-
-/// The names that more than one type still has.
-const NAMES_LEFT: &[&str] = &[];
-
 /// The only files in which `unsafe` may stand: Cargo.toml denies it in all others. Clippy asks for a SAFETY comment.
 const UNSAFE_IN: &[&str] = &[
     // One system call that no crate here has a safe form of, for `--check` alone.
@@ -617,15 +608,9 @@ fn room(file: &Path, uses: &Graph) -> PathBuf {
     if is_door || dir == Path::new("") { file.to_owned() } else { dir.to_owned() }
 }
 
-fn is_left(group: &[PathBuf]) -> bool {
-    CYCLES_LEFT.iter().any(|room| group.iter().all(|file| file.starts_with(room)))
-}
-
 #[test]
 fn no_file_is_used_by_what_it_uses() {
-    let (left, wrong): (Vec<_>, Vec<_>) =
-        cycles(&graph_of_src()).into_iter().partition(|group| is_left(group));
-    println!("files that use each other in circles, left for now: {left:#?}");
+    let wrong = cycles(&graph_of_src());
     assert!(
         wrong.is_empty(),
         "these files use each other in circles: {wrong:#?}\nMove what they share into a file below them"
@@ -641,9 +626,7 @@ fn no_room_is_used_by_what_it_uses() {
         let used = used.iter().map(|file| room(file, &graph)).filter(|room| *room != here);
         rooms.entry(here.clone()).or_default().extend(used);
     }
-    let (left, wrong): (Vec<_>, Vec<_>) =
-        cycles(&rooms).into_iter().partition(|group| is_left(group));
-    println!("rooms that use each other in circles, left for now: {left:#?}");
+    let wrong = cycles(&rooms);
     assert!(
         wrong.is_empty(),
         "these rooms use each other in circles: {wrong:#?}\nA lower one must not know what is built on it"
@@ -654,12 +637,7 @@ fn no_room_is_used_by_what_it_uses() {
 fn an_import_names_the_file_that_defines_what_it_imports() {
     let files = rust_files(&root().join("src"));
     let exports = |(_, line): &(usize, String)| line.starts_with("pub") && line.contains("use ");
-    let (left, wrong): (Vec<_>, Vec<_>) = files
-        .iter()
-        .filter(|path| code(path).iter().any(exports))
-        .map(|path| path.strip_prefix(root()).unwrap().display().to_string())
-        .partition(|path| EXPORTS_LEFT.contains(&path.as_str()));
-    println!("files that export another's items, left for now: {left:#?}");
+    let wrong: Vec<_> = files.iter().filter(|path| code(path).iter().any(exports)).collect();
     assert!(wrong.is_empty(), "these export another file's items: {wrong:#?}");
 }
 
@@ -680,12 +658,9 @@ fn no_two_types_have_one_name() {
         }
     }
     types.retain(|_, files| files.len() > 1);
-    let (left, wrong): (Vec<_>, Vec<_>) =
-        types.into_iter().partition(|(name, _)| NAMES_LEFT.contains(&name.as_str()));
-    println!("names of more than one type, left for now: {left:#?}");
     assert!(
-        wrong.is_empty(),
-        "more than one type has the same name: {wrong:#?}\nWho reads a log or a trace has the name alone"
+        types.is_empty(),
+        "more than one type has the same name: {types:#?}\nWho reads a log or a trace has the name alone"
     );
 }
 
