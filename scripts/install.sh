@@ -74,7 +74,7 @@ for program in knock knock-proxy; do
         "share/fish/vendor_completions.d/$program.fish")
 done
 rules=(minimal-firewall.nft guard.nft minimal-firewall.iptables.sh)
-units=(knock-daemon.service knockknock-guard.service)
+units=(knock-daemon.service knockknock-guard.service knockknock-guard-nftables.service)
 of_server=(sbin/knock-daemon sbin/knock-genprofile sbin/minimal-firewall.sh "${rules[@]/#/share/knockknock/}"
     "${units[@]/#/lib/systemd/system/}" lib/sysusers.d/knockknock.conf)
 

@@ -90,7 +90,12 @@ impl Door {
         let mut broken = Vec::new();
         for files in files {
             match Guest::new(files, &limits, rules) {
-                Ok((port, guest)) => ports.entry(port).or_default().guests.push(guest),
+                Ok((port, guest)) => {
+                    let guests = &mut ports.entry(port).or_default().guests;
+                    // One is the rule; a vector takes room for four.
+                    guests.reserve_exact(1);
+                    guests.push(guest);
+                }
                 Err(error) => broken.push(error),
             }
         }

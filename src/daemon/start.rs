@@ -41,6 +41,12 @@ pub(super) fn run(setup: &Setup) -> Result<(), Failure> {
     let log_rules = Setup::log_rules()?;
     let firewall = setup.firewall(&log_rules)?;
     let means = setup.means(&firewall);
+    if !firewall.has_table() {
+        say::event(
+            "this kernel has no nf_tables: a knock is heard only if another firewall logs it, and opens for one SYN, whoever \
+             sends it",
+        );
+    }
     cap_writing()?;
     let firewall = match &signed {
         Ok(()) => guard::hold(setup, firewall),

@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use aes::Aes128;
+use aes::Aes128Enc;
 use aes::cipher::{InnerIvInit, StreamCipher};
 use ctr::{Ctr32BE, CtrCore};
 use ctutils::CtEq;
@@ -44,7 +44,7 @@ pub struct Keys {
     cipher: Zeroizing<[u8; KEY_LEN]>,
     mac: Zeroizing<[u8; KEY_LEN]>,
     /// The same, ready to be used: each wipes itself.
-    aes: Aes128,
+    aes: Aes128Enc,
     hmac: Hmac<Sha1>,
     /// Of each request's MAC the first byte; empty until that is worth its room.
     first_bytes: Zeroizing<Vec<u8>>,
@@ -58,7 +58,7 @@ impl Keys {
         let mut block = Zeroizing::new([0; SHA1_BLOCK]);
         block.iter_mut().zip(mac).for_each(|(to, byte)| *to = byte);
         Self {
-            aes: Aes128::new(&cipher.into()),
+            aes: Aes128Enc::new(&cipher.into()),
             hmac: <Hmac<Sha1> as KeyInit>::new(&(*block).into()),
             cipher: cipher.into(),
             mac: mac.into(),
@@ -108,7 +108,7 @@ impl Keys {
 
     /// CTR blocks from `counter` on, one a counter: it is the block's last four bytes, big-endian. So the blocks of
     /// counters that follow each other are one stream, which costs much less than as many streams of a block each.
-    fn keystream(&self, counter: u32) -> Ctr32BE<Aes128> {
+    fn keystream(&self, counter: u32) -> Ctr32BE<Aes128Enc> {
         let mut block = [0; BLOCK_LEN];
         block[12..].copy_from_slice(&counter.to_be_bytes());
         Ctr32BE::from_core(CtrCore::inner_iv_init(self.aes.clone(), &block.into()))

@@ -556,17 +556,21 @@ fn a_guard_beside_ufw_closes_what_ufw_opens() {
     }
 }
 
-/// The unit's lines are what systemd knows, and what it runs is this script.
+/// The units' lines are what systemd knows, and what they run is this script.
 #[test]
-fn systemd_understands_the_unit() {
+fn systemd_understands_the_units() {
     let dir = tempfile::tempdir().unwrap();
-    let unit =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd/knockknock-guard.service");
-    let text = fs::read_to_string(unit).unwrap();
-    assert!(text.contains("ExecStart=/usr/local/sbin/minimal-firewall.sh --boot\n"));
-    let copy = dir.path().join("knockknock-guard.service");
-    fs::write(&copy, text.replace("/usr/local/sbin/minimal-firewall.sh", SCRIPT)).unwrap();
-    let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy).output();
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd");
+    let names = ["knockknock-guard.service", "knockknock-guard-nftables.service"];
+    let copies = names.map(|name| {
+        let text = fs::read_to_string(units.join(name)).unwrap();
+        assert!(text.contains("ExecStart=/usr/local/sbin/minimal-firewall.sh --boot\n"), "{name}");
+        let copy = dir.path().join(name);
+        fs::write(&copy, text.replace("/usr/local/sbin/minimal-firewall.sh", SCRIPT)).unwrap();
+        copy
+    });
+    let verified =
+        Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&copies).output();
     let verified = verified.unwrap();
     assert!(
         verified.status.success() && !said(&verified).contains("knockknock-guard"),

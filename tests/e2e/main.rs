@@ -40,6 +40,7 @@ mod guard;
 mod guard_copy;
 mod handshake;
 mod harness;
+mod lesser_kernel;
 mod many;
 mod proxy;
 mod recipes;
