@@ -213,6 +213,7 @@ mod tests {
             let (dir, file) = with_content(content);
             let error = Counter::open(dir.path()).unwrap().read().unwrap_err();
             assert!(error.to_string().contains(file.to_str().unwrap()), "{error}");
+            assert!(!error.is_spent(), "{error}");
             assert_eq!(
                 fs::read(file).unwrap(),
                 content,

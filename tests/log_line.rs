@@ -10,6 +10,9 @@
     reason = "clippy does not see that a harness for tests is a test: what cannot go on stops"
 )]
 
+use std::collections::BTreeSet;
+
+use knockknock::daemon::kernel_log_line::header::kmsg_sequence;
 use knockknock::daemon::kernel_log_line::not_a_syn::NotASyn;
 use knockknock::daemon::kernel_log_line::{Framing, parse};
 use knockknock::syn::LoggedSyn;
@@ -133,11 +136,19 @@ fn only_a_message_of_the_kernel_is_read() {
         ("Nov 20 09:39:15 host  kernel: REJECT ", NotASyn::NotKernel),
         ("Nov 20 09:39:15 kernel: [  923.993648] REJECT ", NotASyn::NotKernel),
         ("Nov 20 09:39:15 host xkernel: REJECT ", NotASyn::NotKernel),
+        ("2026-11-20T09:39:15Z host su - - - REJECT ", NotASyn::NotKernel),
+        ("Thu Nov 20 09:39:15 2026 kern.debug su: REJECT ", NotASyn::NotKernel),
+        ("<7>1 2026-11-20T09:39:15Z host kernel -  - REJECT ", NotASyn::NotKernel),
+        ("<7>1 2026-11-20T09:39:15Z host kernel - - [a[b] REJECT ", NotASyn::NotKernel),
         // What the kernel says, but not about a packet.
         ("Nov 20 09:39:15 host kernel: process said REJECT ", NotASyn::OtherPrefix),
         ("Nov 20 09:39:15 host kernel: kernel: REJECT ", NotASyn::OtherPrefix),
         ("Nov 20 09:39:15 host kernel: [ 1.000000] [ 1.000000] REJECT ", NotASyn::OtherPrefix),
         ("Nov 20 09:39:15 host kernel: [x] REJECT ", NotASyn::OtherPrefix),
+        ("Nov 20 09:39:15 host kernel: [5 REJECT ", NotASyn::OtherPrefix),
+        ("Nov 20 09:39:15 host kernel: [.000000] REJECT ", NotASyn::OtherPrefix),
+        ("Nov 20 09:39:15 host kernel: [ 1.000000][ 1] REJECT ", NotASyn::OtherPrefix),
+        ("Nov 20 09:39:15 host kernel: [ 1.000000][ T] REJECT ", NotASyn::OtherPrefix),
         ("Nov 20 09:39:15 host kernel: REJECT  ", NotASyn::Malformed("IN=")),
         ("Nov 20 09:39:15 host kernel: REJECT REJECT ", NotASyn::Malformed("IN=")),
         // No line of this log.
@@ -148,6 +159,7 @@ fn only_a_message_of_the_kernel_is_read() {
         ("Foo 20 09:39:15 host kernel: REJECT ", NotASyn::Framing),
         ("ov F20 09:39:15 host kernel: REJECT ", NotASyn::Framing),
         ("2026-11-20T09:39:15. host kernel: REJECT ", NotASyn::Framing),
+        ("2026-11-20T09:39:15.Z host kernel: REJECT ", NotASyn::Framing),
         ("2026-11-20 09:39:15 host kernel: REJECT ", NotASyn::Framing),
         ("7,900,923993648,-;REJECT ", NotASyn::Framing),
     ] {
@@ -192,6 +204,7 @@ fn the_lines_of_other_loggers_are_read() {
         "<7>1 2026-11-20T09:39:15.430921+00:00 host kernel - - - ",
         "<7>1 2026-11-20T09:39:15.430921Z host kernel - - - \u{feff}",
         "<4>1 2026-11-20T09:39:15Z host kernel 0 nf [meta seq=\"1\"][x y=\"a \\\" \\] ] [b\"] [  923.993648] ",
+        "<4>1 2026-11-20T09:39:15Z host kernel 0 nf [x\\] ",
         "2026-11-20T09:39:15.430921+00:00 host kernel - - - [  923.993648] ",
         "2026-11-20T09:39:15.430921+00:00 host kernel - - -  [  923.993648] ",
         // syslog-ng: its default, and ts-format(iso)
@@ -317,6 +330,44 @@ fn only_a_whole_record_of_facility_0_is_read() {
     assert_eq!(parse(in_dictionary.as_bytes(), Framing::Kmsg, PREFIX), Err(NotASyn::OtherPrefix));
     let in_head = format!("7,1,2,-,a\n;REJECT {PACKET}\n");
     assert_eq!(parse(in_head.as_bytes(), Framing::Kmsg, PREFIX), Err(NotASyn::Framing));
+}
+
+#[test]
+fn a_records_number_is_its_second_field() {
+    for (record, number) in [
+        ("7,900,923993648,-;REJECT ", Some(900)),
+        ("15,0,1,-;", Some(0)),
+        ("6,9999999999999999999,1,-;", Some(9_999_999_999_999_999_999)),
+        ("6,99999999999999999999,1,-;", None),
+        ("7,900;", None),
+        ("7,", None),
+        ("7;900,1,-;", None),
+        (",900,1,-;", None),
+        ("", None),
+    ] {
+        assert_eq!(kmsg_sequence(record.as_bytes()), number, "{record}");
+    }
+}
+
+#[test]
+fn each_reason_has_words_of_its_own() {
+    let reasons = [
+        NotASyn::Framing,
+        NotASyn::NotKernel,
+        NotASyn::OtherPrefix,
+        NotASyn::Malformed("SRC="),
+        NotASyn::NotTcp,
+        NotASyn::Fragment,
+        NotASyn::Incomplete,
+        NotASyn::NoSequence,
+        NotASyn::OtherFlags,
+    ];
+    let words: BTreeSet<String> = reasons.iter().map(ToString::to_string).collect();
+    assert_eq!(words.len(), reasons.len());
+    // What has to be done on the host is named.
+    assert!(NotASyn::OtherPrefix.to_string().contains("`log_prefix`"));
+    assert!(NotASyn::NoSequence.to_string().contains("--log-tcp-sequence"));
+    assert!(NotASyn::Malformed("SRC=").to_string().contains("SRC="));
 }
 
 #[test]
@@ -459,6 +510,9 @@ fn a_field_that_the_kernel_would_not_write_so_is_refused() {
         ("0000:0007 ", "0000:000g "),
         ("0000:0007 ", "0000:00070 "),
         ("0000:0007 ", "0000-0007 "),
+        ("0000:0007 ", "0000:00:7 "),
+        ("2001:0db8", "200110db8"),
+        ("2001:0db8", "2001a0db8"),
         ("FLOWLBL=1048575", "FLOWLBL=1048576"),
         ("HOPLIMIT=64", "HOPLIMIT=300"),
     ] {

@@ -184,4 +184,37 @@ mod tests {
             assert!(refused.contains(why), "{refused}");
         }
     }
+
+    fn policy(default_port: Option<u16>, allow: Option<Vec<Service>>) -> Policy {
+        Policy { default_port, allow, seconds: 15, spend: Spend::One }
+    }
+
+    #[test]
+    fn what_can_be_asked_for_is_what_both_lists_have_each_once_and_the_default() {
+        let [ssh, https, quic] = [(Protocol::Tcp, 22), (Protocol::Tcp, 443), (Protocol::Udp, 443)]
+            .map(|(protocol, port)| service(protocol, port));
+        for (default_port, profile, root, expected) in [
+            (None, None, None, None),
+            (None, None, Some(&[quic, https, ssh][..]), Some(vec![22, 443])),
+            (None, Some(vec![https, ssh]), None, Some(vec![22, 443])),
+            (None, Some(vec![https, ssh]), Some(&[ssh, quic]), Some(vec![22])),
+            (None, Some(vec![https]), Some(&[quic]), Some(vec![])),
+            (Some(22), None, Some(&[https, ssh]), Some(vec![0, 22, 443])),
+            (Some(80), None, Some(&[https, ssh]), Some(vec![22, 443])),
+        ] {
+            let requests = policy(default_port, profile.clone()).requests(&limits(root));
+            let ports = requests.map(|all| all.iter().map(|one| one.0).collect::<Vec<_>>());
+            assert_eq!(ports, expected, "{default_port:?} {profile:?} {root:?}");
+        }
+    }
+
+    #[test]
+    fn more_than_256_requests_are_not_listed() {
+        let listed = |last_port| {
+            let range = Service { protocol: Protocol::Udp, first_port: 1000, last_port };
+            policy(None, Some(vec![range])).requests(&limits(None)).map(|all| all.len())
+        };
+        assert_eq!(listed(1255), Some(256));
+        assert_eq!(listed(1256), None);
+    }
 }

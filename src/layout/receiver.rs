@@ -148,7 +148,9 @@ mod tests {
         for first in [120, 600, 100 + FAR - 1] {
             assert!(!opens(&receiver, first), "{first}");
         }
+        assert!(!receiver.has_remembered());
         assert_eq!(receiver.look_far(&knock(600)), Some(500));
+        assert!(receiver.has_remembered());
         assert!(!opens(&receiver, 600) && !opens(&receiver, 599) && !opens(&receiver, 621));
         assert!(opens(&receiver, 601) && opens(&receiver, 620));
         receiver.accept(601);
@@ -197,6 +199,29 @@ mod tests {
             receiver.look_far(&knock(2000 + 100 * other));
         }
         assert!(!opens(&receiver, 601), "the last eight are remembered");
+    }
+
+    #[test]
+    fn the_look_behind_goes_back_as_far_as_the_window_is_wide() {
+        let behind = |counter| receiver().look_behind(&knock(counter));
+        assert!(behind(80) && behind(90) && behind(99));
+        assert!(!behind(79), "too old to be told from what is no knock");
+        assert!(!behind(100) && !behind(110), "these still open");
+    }
+
+    #[test]
+    fn keys_are_prepared_once() {
+        let mut receiver = receiver();
+        assert!(receiver.prepare());
+        assert!(receiver.keys.are_prepared());
+        assert!(!receiver.prepare());
+    }
+
+    #[test]
+    fn the_sequence_numbers_are_those_of_its_own_keys() {
+        let mut listed = Vec::new();
+        receiver().sequences(&[Request(22)], 300, 20, |seq| listed.push(seq));
+        assert_eq!(listed, (300..320).map(|counter| knock(counter).seq).collect::<Vec<_>>());
     }
 
     #[test]

@@ -138,6 +138,17 @@ mod tests {
     }
 
     #[test]
+    fn with_room_no_grant_within_the_limits_needs_more_memory() {
+        let (mut grants, now) = (Grants::with_room(100, 100), Instant::now());
+        let room = grants.open.capacity();
+        for port in 1..=100 {
+            assert_eq!(open(&mut grants, &request(1, port), now), Ok(()));
+        }
+        assert_eq!(open(&mut grants, &request(1, 101), now), Err(Reply::FullForSource));
+        assert_eq!(grants.open.capacity(), room);
+    }
+
+    #[test]
     fn the_addresses_of_one_ipv6_network_are_one_source() {
         let (mut grants, now) = (grants(), Instant::now());
         let from = |address: &str| Grant { address: address.parse().unwrap(), ..request(1, 22) };

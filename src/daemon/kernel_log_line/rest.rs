@@ -95,7 +95,7 @@ fn ipv6_address(word: &[u8]) -> Option<Ipv6Addr> {
             b'a'..=b'f' if at % 5 != 4 => byte - b'a' + 10,
             _ => return None,
         };
-        address = address << 4 | u128::from(digit);
+        address = address * 16 + u128::from(digit);
     }
     Some(Ipv6Addr::from_bits(address))
 }
