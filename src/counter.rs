@@ -138,21 +138,21 @@ enum CounterErrorKind {
     #[error("cannot make the counter durable: {0}")]
     Write(io::Error),
     #[error(
-        "the counter file is empty; never start it at 0 again (old knocks would open): make a new profile with knock-genprofile"
+        "the counter file is empty\nfix: make a new profile with knock-genprofile; never start it at 0 again, since old knocks would open"
     )]
     Empty,
     #[error(
-        "the counter file holds something other than one decimal number; make a new profile with knock-genprofile"
+        "the counter file holds something other than one decimal number\nfix: make a new profile with knock-genprofile"
     )]
     NotANumber,
-    #[error("the counter is larger than {SPENT}; make a new profile with knock-genprofile")]
+    #[error("the counter is larger than {SPENT}\nfix: make a new profile with knock-genprofile")]
     TooLarge,
     #[error(
-        "every counter of this profile has been used; make a new profile with knock-genprofile"
+        "every counter of this profile has been used\nfix: make a new profile with knock-genprofile"
     )]
     Spent,
     #[error(
-        "the counter file was removed or replaced while in use, so nothing that is written would last; if the profile is to stay, restart the daemon"
+        "the counter file was removed or replaced while in use, so nothing that is written would last\nfix: if the profile is to stay, restart the daemon"
     )]
     Removed,
 }

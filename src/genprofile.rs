@@ -76,6 +76,7 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
+            let error = error.to_string().replace('\n', "\nknock-genprofile: ");
             let _ = writeln!(io::stderr(), "knock-genprofile: {error}");
             ExitCode::FAILURE
         }

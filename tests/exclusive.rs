@@ -20,7 +20,7 @@ harness! {
     "e2e/net.rs" net;
     "e2e/process.rs" process;
     "e2e/site.rs" site;
-    "e2e/talk.rs" talk;
+    "e2e/connection.rs" connection;
 }
 
 use std::fs::{File, OpenOptions};

@@ -23,7 +23,7 @@ harness! {
     "../../tests/e2e/net.rs" net;
     "../../tests/e2e/process.rs" process;
     "../../tests/e2e/site.rs" site;
-    "../../tests/e2e/talk.rs" talk;
+    "../../tests/e2e/connection.rs" connection;
 }
 
 mod drain;

@@ -1,8 +1,8 @@
 //! Sends one knock.
 
 use clap::Parser;
-use knockknock::client::{cli::Cli, run::run};
+use knockknock::client::{cli::KnockCli, run::run};
 
 fn main() -> std::process::ExitCode {
-    run(&Cli::parse())
+    run(&KnockCli::parse())
 }

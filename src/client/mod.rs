@@ -1,20 +1,19 @@
 //! The client's side: from a profile to one SYN on the wire. Knows nothing of the daemon or of what runs as root.
+//!
+//! ```text
+//! knock      one knock: profile, route, packet, raw socket, answer
+//! connect    knock, then connect
+//! proxy      the program knock-proxy: SOCKS in front of connect
+//! ```
+//!
+//! The files of this floor are the program `knock`.
 
-pub mod answer;
 pub mod cli;
-pub mod connect;
-pub mod failure;
+mod connect;
+mod connect_stdio;
 pub mod knock;
-pub mod known;
-pub mod order;
-pub mod packet;
-pub mod plain;
-pub mod privilege;
+mod plan;
 pub mod proxy;
-pub mod relay;
 pub mod run;
-pub mod say;
-pub mod show;
-pub mod target;
-pub mod turn;
-pub mod wire;
+mod say;
+mod target;

@@ -1,239 +1,116 @@
-//! From a host's name to the addresses that it can be knocked at, and the local address that a knock comes from.
-//!
-//! Asks the system's resolver and routing table; sends nothing to the host itself.
+//! Hosts and ports of the command line, as people write them for ssh. Pure.
 
-#![forbid(unsafe_code)]
+use super::knock::profile_match::is_plain_name;
+use crate::layout::Request;
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
-
-/// Which address families may be used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Family {
-    /// Either or both: as the host has them.
-    #[default]
-    Any,
-    /// IPv4 alone.
-    V4,
-    /// IPv6 alone.
-    V6,
+/// A host of the command line, as people write one for ssh: `[user@]HOST[:PORT]`. The user is ssh's business.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// The host.
+    pub(crate) host: String,
+    /// The port, where one is named.
+    pub(crate) port: Option<u16>,
 }
 
-impl Family {
-    fn allows(self, address: &SocketAddr) -> bool {
-        match self {
-            Self::Any => true,
-            Self::V4 => address.is_ipv4(),
-            Self::V6 => address.is_ipv6(),
+fn parse_host(text: &str) -> Result<String, String> {
+    if is_plain_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a HOST is the name of a profile: a plain name, no path".into())
+    }
+}
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("a port is 1 to 65535, as 22, tcp/22 or udp/51820".into()),
+        Ok(port) => Ok(port),
+    }
+}
+
+/// A knock carries the port alone: by what it opens, TCP or UDP, is the server's `allow`.
+pub(super) fn parse_request(text: &str) -> Result<Request, String> {
+    let port = ["tcp/", "udp/"].iter().find_map(|transport| text.strip_prefix(transport));
+    parse_port(port.unwrap_or(text)).map(Request)
+}
+
+/// `[user@]HOST[:PORT]`. What has several colons and no brackets is an IPv6 address without a port.
+pub(super) fn parse_target(text: &str) -> Result<Target, String> {
+    let text = without_user(text);
+    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+        let form = "the form is [ADDRESS]:PORT";
+        let (host, port) = rest.split_once(']').ok_or(form)?;
+        let port = (!port.is_empty()).then(|| port.strip_prefix(':').ok_or(form)).transpose()?;
+        (host, port)
+    } else {
+        match text.split_once(':') {
+            Some((host, port)) if !port.contains(':') => (host, Some(port)),
+            _ => (text, None),
         }
-    }
+    };
+    Ok(Target { host: parse_host(host)?, port: port.map(parse_port).transpose()? })
 }
 
-/// A way to a host: what the knock and the connection after it both use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// The local address that packets to `target` come from.
-    pub source: IpAddr,
-    /// The host's address and, where that is link-local, the interface. The port means nothing here.
-    pub target: SocketAddr,
+fn without_user(text: &str) -> &str {
+    text.rsplit_once('@').map_or(text, |(_user, host)| host)
 }
 
-impl Route {
-    /// The index of the interface that a link-local target is on, else 0.
-    #[must_use]
-    pub fn scope(&self) -> u32 {
-        match self.target {
-            SocketAddr::V4(_) => 0,
-            SocketAddr::V6(target) => target.scope_id(),
-        }
-    }
-
-    /// The way that the kernel would send a packet to `target` now. `source`: from this local address only.
-    ///
-    /// Connects a UDP socket, which sends nothing.
-    pub fn find(target: SocketAddr, source: Option<IpAddr>) -> io::Result<Self> {
-        let any = match target {
-            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        };
-        let socket = match (source, target) {
-            // A link-local source is meant on the target's interface.
-            (Some(IpAddr::V6(source)), SocketAddr::V6(target)) => {
-                UdpSocket::bind(std::net::SocketAddrV6::new(source, 0, 0, target.scope_id()))
-            }
-            (source, _) => UdpSocket::bind((source.unwrap_or(any), 0)),
-        }?;
-        socket.connect(target)?;
-        Ok(Self { source: socket.local_addr()?.ip(), target })
-    }
-}
-
-/// The addresses of `name` in the order in which a program like ssh tries them (RFC 6724), each once.
-///
-/// `name` may be a name in any script, an address, or a link-local address with its interface (`fe80::1%eth0`).
-/// The addresses have port `port`.
-pub fn resolve(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let mut addresses = Vec::new();
-    for address in (ascii_name(name).as_str(), port).to_socket_addrs()? {
-        let address = match address {
-            // An IPv4 address in IPv6 clothes is reached by IPv4.
-            SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some() => {
-                SocketAddr::new(v6.ip().to_canonical(), port)
-            }
-            other => other,
-        };
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    Ok(addresses)
-}
-
-/// `name` as the DNS knows it: a name in another script than ASCII becomes `xn--...`. What cannot be a name is
-/// left as it is, for the resolver to refuse.
-#[must_use]
-pub fn ascii_name(name: &str) -> String {
-    if name.is_ascii() {
-        return name.to_owned();
-    }
-    idna::domain_to_ascii(name).unwrap_or_else(|_| name.to_owned())
-}
-
-/// The ways to a host.
-#[derive(Debug, Default)]
-pub struct Ways {
-    /// Those that there are, in the order of the addresses.
-    pub routes: Vec<Route>,
-    /// The addresses that there is no way to, and why.
-    pub passed_over: Vec<(IpAddr, io::Error)>,
-}
-
-/// The ways to `addresses`, those of an allowed family that there is a way to, in their order; at least one.
-///
-/// `Any` and a host with both families: the first way is the one that a program like ssh tries first too.
-pub fn routes(
-    addresses: &[SocketAddr],
-    family: Family,
-    source: Option<IpAddr>,
-) -> Result<Vec<Route>, NoRoute> {
-    ways(addresses, family, source).map(|ways| ways.routes)
-}
-
-/// The same, and the addresses that were passed over.
-pub fn ways(
-    addresses: &[SocketAddr],
-    family: Family,
-    source: Option<IpAddr>,
-) -> Result<Ways, NoRoute> {
-    let mut ways = Ways::default();
-    for &address in addresses.iter().filter(|address| family.allows(address)) {
-        if source.is_some_and(|source| source.is_ipv4() != address.is_ipv4()) {
-            continue;
-        }
-        match Route::find(address, source) {
-            Ok(route) => ways.routes.push(route),
-            Err(why) => ways.passed_over.push((address.ip(), why)),
-        }
-    }
-    if !ways.routes.is_empty() {
-        return Ok(ways);
-    }
-    Err(match ways.passed_over.into_iter().next() {
-        Some((address, why)) => NoRoute::Unreachable(address, why),
-        None => NoRoute::NoneOfThatFamily,
-    })
-}
-
-/// Why there is no way to a host.
-#[derive(Debug)]
-pub enum NoRoute {
-    /// The host has no address of a family that may be used.
-    NoneOfThatFamily,
-    /// The kernel knows no way to any of its addresses: the first, and why.
-    Unreachable(IpAddr, io::Error),
-}
-
-/// The ways to knock at: the first of each family. Nobody knows which of them the connection will take, nor which the
-/// server watches: the original's knows IPv4 alone.
-#[must_use]
-pub fn first_of_each(routes: &[Route]) -> Vec<Route> {
-    let first = routes.first();
-    let other = first.and_then(|first| {
-        routes.iter().find(|route| route.target.is_ipv4() != first.target.is_ipv4())
-    });
-    first.into_iter().chain(other).copied().collect()
+/// `[user@]HOST:PORT`; an IPv6 address may stand in brackets, as everywhere, and as ssh's `%h` it may do without.
+pub(super) fn parse_host_port(text: &str) -> Result<(String, u16), String> {
+    let (host, port) = without_user(text).rsplit_once(':').ok_or("the form is HOST:PORT")?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Ok((parse_host(host)?, parse_port(port)?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
-        texts.iter().map(|text| text.parse().unwrap()).collect()
+    #[test]
+    fn ports_are_a_number_with_or_without_tcp_or_udp() {
+        for text in ["22", "tcp/22", "udp/22"] {
+            assert_eq!(parse_request(text), Ok(Request(22)));
+        }
+        for text in
+            ["0", "65536", "-1", "ssh", "sctp/22", "tcp/", "udp/", "", "tcp/tcp/22", "tcp/udp/22"]
+        {
+            assert!(parse_request(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]
-    fn addresses_resolve_to_themselves_and_mapped_ones_to_ipv4() {
-        assert_eq!(resolve("192.0.2.1", 7).unwrap(), addresses(&["192.0.2.1:7"]));
-        assert_eq!(resolve("2001:db8::1", 7).unwrap(), addresses(&["[2001:db8::1]:7"]));
-        assert_eq!(resolve("::ffff:192.0.2.1", 7).unwrap(), addresses(&["192.0.2.1:7"]));
+    fn a_host_is_understood_as_ssh_s_users_write_it() {
+        for (text, host, port) in [
+            ("host.example", "host.example", None),
+            ("host.example:2222", "host.example", Some(2222)),
+            ("me@host.example", "host.example", None),
+            ("me@corp@host.example:2222", "host.example", Some(2222)),
+            ("2001:db8::1", "2001:db8::1", None),
+            ("[2001:db8::1]", "2001:db8::1", None),
+            ("me@[2001:db8::1]:22", "2001:db8::1", Some(22)),
+            ("[fe80::1%eth0]:22", "fe80::1%eth0", Some(22)),
+            ("192.0.2.1:22", "192.0.2.1", Some(22)),
+        ] {
+            let expected = Target { host: host.to_owned(), port };
+            assert_eq!(parse_target(text), Ok(expected), "{text}");
+        }
+        for text in ["host:", "host:0", "host:ssh", "host:65536", "[::1]22", "[::1", "[]:22"] {
+            let taken = parse_target(text);
+            assert!(taken.is_err(), "{text}: {taken:?}");
+        }
     }
 
     #[test]
-    fn a_link_local_address_keeps_its_interface() {
-        let [SocketAddr::V6(address)] = resolve("fe80::1%lo", 7).unwrap()[..] else { panic!() };
-        assert_eq!(address.scope_id(), 1, "lo is the first interface");
-        assert!(resolve("fe80::1%no-such-one", 7).is_err());
-    }
-
-    #[test]
-    fn a_name_in_another_script_is_asked_for_in_ascii() {
-        assert_eq!(ascii_name("bücher.example"), "xn--bcher-kva.example");
-        assert_eq!(ascii_name("BÜCHER.example"), "xn--bcher-kva.example");
-        assert_eq!(ascii_name("fe80::1%eth0"), "fe80::1%eth0");
-    }
-
-    #[test]
-    fn a_route_to_ourselves_comes_from_ourselves() {
-        let [target] = addresses(&["127.0.0.1:9"])[..] else { panic!() };
-        assert_eq!(Route::find(target, None).unwrap().source, IpAddr::from([127, 0, 0, 1]));
-        let source = IpAddr::from([127, 0, 0, 2]);
-        assert_eq!(Route::find(target, Some(source)).unwrap().source, source);
-        let foreign = IpAddr::from([192, 0, 2, 99]);
-        assert!(Route::find(target, Some(foreign)).is_err(), "nobody's address is no source");
-    }
-
-    #[test]
-    fn families_that_are_not_wanted_are_left_out() {
-        let all = addresses(&["127.0.0.1:9", "127.0.0.2:9"]);
-        assert_eq!(routes(&all, Family::V4, None).unwrap().len(), 2);
-        assert!(matches!(routes(&all, Family::V6, None), Err(NoRoute::NoneOfThatFamily)));
-        let source = Some(Ipv6Addr::LOCALHOST.into());
-        assert!(matches!(routes(&all, Family::Any, source), Err(NoRoute::NoneOfThatFamily)));
-    }
-
-    #[test]
-    fn each_family_that_a_host_has_is_knocked_at_once() {
-        let route = |text: &str| {
-            let target: SocketAddr = text.parse().unwrap();
-            Route { source: target.ip(), target }
-        };
-        let all = [route("[::1]:9"), route("[::2]:9"), route("127.0.0.1:9")];
-        assert_eq!(first_of_each(&all), [all[0], all[2]]);
-        assert_eq!(first_of_each(&all[1..]), [all[1], all[2]]);
-        assert_eq!(first_of_each(&all[..2]), [all[0]]);
-        assert_eq!(first_of_each(&[]), []);
-    }
-
-    #[test]
-    fn an_address_without_a_way_is_passed_over_where_another_has_one() {
-        let all = addresses(&["127.0.0.1:9", "[::1]:9"]);
-        let source = Some([127, 0, 0, 1].into());
-        assert_eq!(ways(&all, Family::Any, source).unwrap().routes.len(), 1);
-        // 255.255.255.255 is nobody's: the kernel knows no way there without being told that it is a broadcast.
-        let all = addresses(&["255.255.255.255:9", "127.0.0.1:9"]);
-        let ways = ways(&all, Family::Any, None).unwrap();
-        assert_eq!(ways.routes.len(), 1);
-        assert_eq!(ways.passed_over[0].0, IpAddr::from([255, 255, 255, 255]));
+    fn host_and_port_part_at_the_last_colon() {
+        for (text, host, port) in [
+            ("host.example:22", "host.example", 22),
+            ("me@host.example:22", "host.example", 22),
+            ("[2001:db8::1]:22", "2001:db8::1", 22),
+            ("2001:db8::1:22", "2001:db8::1", 22),
+        ] {
+            assert_eq!(parse_host_port(text), Ok((host.to_owned(), port)));
+        }
+        for text in ["host", "host:", "host:0", ":22", "a/b:22", "..:22", "host:22x"] {
+            assert!(parse_host_port(text).is_err(), "{text:?}");
+        }
     }
 }

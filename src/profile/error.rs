@@ -21,12 +21,12 @@ pub enum ProfileError {
     NotRoots(#[from] NotRoots),
     /// A key file does not hold one base64 line of 16 bytes.
     #[error(
-        "{0:?}: not a key ({KEY_LEN} bytes as one line of base64); copy it again, or make a new profile"
+        "{0:?}: not a key ({KEY_LEN} bytes as one line of base64)\nfix: copy it again, or make a new profile"
     )]
     BadKey(PathBuf),
     /// The keys are those of the example that everybody can read.
     #[error(
-        "{0:?}: the keys of the published example, which everybody knows; make a new profile with knock-genprofile"
+        "{0:?}: the keys of the published example, which everybody knows\nfix: make a new profile with knock-genprofile"
     )]
     ExampleKeys(PathBuf),
     /// `config` is not what a profile's config is.
@@ -46,16 +46,16 @@ pub(crate) enum CreateError {
     )]
     BadName(String),
     /// Something has this name.
-    #[error("{0:?} exists; choose another name, or remove it first")]
+    #[error("{0:?} exists\nfix: choose another name, or remove it first")]
     Exists(PathBuf),
     /// Port 0 cannot be knocked on.
-    #[error("invalid knock port 0; use 1 to 65535")]
+    #[error("invalid knock port 0\nfix: use 1 to 65535")]
     PortZero,
     /// Another profile knocks on this port.
-    #[error("the profile {1:?} has knock port {0}; choose another port")]
+    #[error("the profile {1:?} has knock port {0}\nfix: choose another port")]
     PortTaken(u16, String),
     /// Another profile is broken, so nobody knows which port it knocks on.
-    #[error("another profile is broken, fix or remove it first: {0}")]
+    #[error("another profile is broken: {0}")]
     BrokenOther(#[from] ProfileError),
     /// The server's `config` cannot be understood, or not be added to.
     #[error("{0:?}: {1}")]
@@ -67,7 +67,7 @@ pub(crate) enum CreateError {
 
 fn hint(why: &io::Error) -> &'static str {
     match why.kind() {
-        io::ErrorKind::PermissionDenied => "; only root can make profiles: try sudo",
+        io::ErrorKind::PermissionDenied => "\nfix: run it as root, with sudo",
         _ => "",
     }
 }

@@ -44,14 +44,14 @@ pub enum NotRoots {
     #[error("{0:?}: cannot be read: {1}")]
     Unreadable(PathBuf, #[source] io::Error),
     /// Belongs to another user.
-    #[error("{0:?}: not owned by root; check its content, then fix: chown root:root {0:?}")]
+    #[error("{0:?}: not owned by root\nfix: check what is in it, then: chown root:root {0:?}")]
     Owner(PathBuf),
     /// The group or others may write to it.
-    #[error("{0:?}: writable by others; check its content, then fix: chmod go-w {0:?}")]
+    #[error("{0:?}: others may write to it\nfix: check what is in it, then: chmod go-w {0:?}")]
     Writable(PathBuf),
     /// A link that leads through other links, or that is relative; and where to.
     #[error(
-        "{0:?}: a symbolic link whose target is not a canonical path; fix: ln -sfn {1:?} {0:?}"
+        "{0:?}: a symbolic link whose target is not a canonical path\nfix: ln -sfn {1:?} {0:?}"
     )]
     Roundabout(PathBuf, PathBuf),
 }

@@ -21,7 +21,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::packet::{Ends, KnockPacket};
+use crate::client::knock::packet::{AddressPair, KnockPacket};
 use crate::daemon::trial_plan::{Finding, Interrupted, TrialPlan, Tried};
 use crate::layout::Request;
 use server::Server;
@@ -232,14 +232,14 @@ impl TrialRun<'_> {
     ) -> Result<bool, Interrupted> {
         let opened = format!(": opened tcp/{} to {source} ", to.port());
         for _ in 0..MAX_KNOCKS {
-            let (Some(fields), Some(ends)) =
-                (server.next_knock(Request(to.port())), Ends::new(source, to.ip()))
+            let (Some(fields), Some(addresses)) =
+                (server.next_knock(Request(to.port())), AddressPair::new(source, to.ip()))
             else {
                 return Ok(false);
             };
             let Ok([high, low, flow_high, _]) = host::random() else { return Ok(false) };
             let packet = KnockPacket {
-                ends,
+                addresses,
                 source_port: u16::from_be_bytes([high, low]) | 0x8000,
                 knock_port: server.knock_port,
                 fields,

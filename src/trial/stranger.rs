@@ -17,8 +17,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use super::link::{self, Cable, CableAddresses, Routes, STRANGERS_END};
 use super::signals::{Signals, TICK};
-use crate::client::packet::KnockPacket;
-use crate::client::wire::RawSockets;
+use crate::client::knock::packet::KnockPacket;
+use crate::client::knock::raw_socket::RawSockets;
 use crate::daemon::trial_plan::Interrupted;
 
 /// How many networks are tried until one is free.
@@ -143,7 +143,7 @@ impl Drop for Stranger {
 fn live(here: &Sender<Result<File, Errno>>, errands: &Receiver<Errand>) {
     let namespace = unshare(CloneFlags::CLONE_NEWNET).and_then(|()| {
         File::open("/proc/thread-self/ns/net")
-            .map_err(|why| Errno::from_raw(why.raw_os_error().unwrap_or_default()))
+            .map_err(|why| Errno::try_from(why).unwrap_or(Errno::EIO))
     });
     let _ = here.send(namespace);
     for errand in errands {

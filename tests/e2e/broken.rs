@@ -10,10 +10,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::connection::Reach;
 use crate::net::{Family, Net};
 use crate::process::{Running, SOON, wait_until};
 use crate::site::{HOST, KNOCK_PORT, Log, OTHER_KNOCK_PORT, Site, write_private};
-use crate::talk::Reach;
 use crate::wire::Tap;
 
 /// The service behind the door.
@@ -419,7 +419,7 @@ fn a_client_without_a_way_to_the_server_spends_nothing_and_claims_nothing() {
     assert_eq!(output.status.code(), Some(1));
     assert_says(
         &String::from_utf8(output.stderr).unwrap(),
-        &["no way to 192.0.2.1", "nothing was sent"],
+        &["no route to 192.0.2.1", "nothing was sent"],
     );
     assert_eq!(site.counters("client"), ["0", "0"]);
 }

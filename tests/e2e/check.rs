@@ -337,7 +337,7 @@ fn a_trial_beside_the_daemon_that_runs_disturbs_neither() {
     assert_eq!(said.matches("a knock let one connection in").count(), 2, "{said}");
     let family = crate::net::Family::V4;
     site.knock(family, PORT);
-    assert_eq!(site.reach(family, PORT), crate::talk::Reach::Connected);
+    assert_eq!(site.reach(family, PORT), crate::connection::Reach::Connected);
     site.stop_daemon();
     nothing_is_left(&site);
 }

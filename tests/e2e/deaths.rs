@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::connection::{Reach, is_alive};
 use crate::net::{FAMILIES, Family, Net};
 use crate::process::{SOON, wait_until};
 use crate::site::{KNOCK_PORT, Log, Site};
-use crate::talk::{Reach, is_alive};
 use crate::wire::{Tap, send_frames};
 
 /// The service behind the door.

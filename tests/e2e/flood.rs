@@ -4,11 +4,11 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::connection::Reach;
 use crate::cost::{Memory, Processes};
 use crate::net::{FAMILIES, Family, Net};
 use crate::process::{SOON, wait_until};
 use crate::site::{KNOCK_PORT, LOGGED_A_SECOND, LOGGED_AT_ONCE, Log, Site, logs};
-use crate::talk::Reach;
 use crate::wire::{Flood, Route, make_syn};
 
 /// The service behind the door.

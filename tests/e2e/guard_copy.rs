@@ -6,11 +6,11 @@ use std::net::TcpStream;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::connection::{Reach, is_alive};
 use crate::firewall_script::firewall;
 use crate::net::{FAMILIES, Family, Host, Net};
 use crate::process::{SOON, wait_until};
 use crate::site::{KNOCK_PORT, Log, Site};
-use crate::talk::{Reach, is_alive};
 
 const PORT: u16 = 22;
 const OPEN: u16 = 80;

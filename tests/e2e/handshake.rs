@@ -3,11 +3,11 @@
 
 use std::net::{SocketAddr, TcpStream};
 
+use crate::connection::{Reach, is_alive};
 use crate::kernel_log::{DAEMONS, KernelLog};
 use crate::net::{FAMILIES, Family, Net};
 use crate::process::{SOON, wait_until};
 use crate::site::{HOST, KNOCK_PORT, Log, OTHER_KNOCK_PORT, Site, logs, write_private};
-use crate::talk::{Reach, is_alive};
 use crate::wire::{Flood, Route, make_knock, make_syn, send_frames};
 
 const PORT: u16 = 2222;

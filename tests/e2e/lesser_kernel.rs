@@ -5,10 +5,10 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::connection::Reach;
 use crate::net::{FAMILIES, Net};
 use crate::process::Running;
 use crate::site::{Log, Site};
-use crate::talk::Reach;
 
 const PORT: u16 = 2222;
 const NO_TABLES: &str = "this kernel has no nf_tables";

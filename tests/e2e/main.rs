@@ -12,15 +12,15 @@
     reason = "clippy does not see that a harness for tests is a test: what cannot go on stops"
 )]
 
+mod connection;
 #[allow(dead_code, reason = "some of it is for the benchmarks, which share it")]
 mod cost;
 mod delay;
 mod kernel_log;
 mod net;
-mod person;
 mod process;
 mod site;
-mod talk;
+mod user;
 mod wire;
 
 mod beside;

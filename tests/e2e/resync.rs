@@ -8,10 +8,10 @@ use knockknock::layout::receiver::FAR;
 use knockknock::profile::Profile;
 use knockknock::syn::SynFields;
 
+use crate::connection::Reach;
 use crate::net::{Family, Host, Net};
 use crate::process::{SOON, wait_until};
 use crate::site::{HOST, KNOCK_PORT, Log, Site, everywhere, write_private};
-use crate::talk::Reach;
 use crate::wire::{Route, SynFrame, Tap, make_knock, send_frames};
 
 const PORT: u16 = 2222;

@@ -5,10 +5,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use crate::connection::Reach;
 use crate::kernel_log::Framing;
 use crate::net::{Family, Net};
 use crate::site::{Log, Site};
-use crate::talk::Reach;
 
 /// The service behind the door.
 const PORT: u16 = 2222;

@@ -71,7 +71,8 @@ pub(super) fn ct_set(key: CtKey, from: Register) -> Expression {
 
 /// `register = (register & mask) ^ xor`; both as the bytes lie in the register.
 pub(super) fn bitwise(register: Register, mask: &[u8], xor: &[u8]) -> Expression {
-    let length = u32::try_from(mask.len()).unwrap_or_default();
+    // The kernel refuses what is longer than its registers.
+    let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
     let registers = [number(1, register.into()), number(2, register.into()), number(3, length)];
     expression("bitwise", &[&registers[..], &[data(4, mask), data(5, xor)]].concat())
 }

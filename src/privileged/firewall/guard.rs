@@ -155,11 +155,11 @@ fn from_network(network: IpAddr, length: u8) -> Vec<Expression> {
         IpAddr::V6(v6) => (NFPROTO_IPV6, 8, v6.octets().to_vec()),
     };
     // The first `length` bits.
-    let byte = |at: usize| {
-        let ones = usize::from(length).saturating_sub(at * 8).min(8);
-        u8::try_from(0xff00_u16 >> ones & 0xff).unwrap_or(u8::MAX)
+    let byte = |before: u32| {
+        let ones = u32::from(length).saturating_sub(before).min(8);
+        !u8::MAX.checked_shr(ones).unwrap_or(0)
     };
-    let mask: Vec<u8> = (0..address.len()).map(byte).collect();
+    let mask: Vec<u8> = (0..).step_by(8).map(byte).take(address.len()).collect();
     let network: Vec<u8> = address.iter().zip(&mask).map(|(byte, mask)| byte & mask).collect();
     let bytes = if network.len() == 4 { 4 } else { 16 };
     vec![

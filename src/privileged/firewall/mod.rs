@@ -68,7 +68,7 @@ pub enum FirewallError {
     Table(#[from] TableError),
     /// No conntrack helper in this kernel, so no expectations.
     #[error(
-        "this kernel has no conntrack helper for grants: load nf_conntrack_netlink and one of these modules: \
+        "this kernel has no conntrack helper for grants\nfix: load nf_conntrack_netlink and one of these modules: \
          {MODULES}; or set firewall = \"nftables\" in the config"
     )]
     NoConntrackHelper,

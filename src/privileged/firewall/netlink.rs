@@ -158,9 +158,9 @@ impl Netlink {
         );
         let mut message = NetlinkMessage::new(header, NetlinkPayload::from(payload));
         message.finalize();
-        let start = bytes.len();
-        bytes.resize(start + message.buffer_len(), 0);
-        message.emit(bytes.get_mut(start..).unwrap_or_default());
+        let mut piece = vec![0; message.buffer_len()];
+        message.emit(&mut piece);
+        bytes.extend(piece);
     }
 
     /// Reads all answers.

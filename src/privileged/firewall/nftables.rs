@@ -35,21 +35,21 @@ pub(crate) struct Table {
 pub enum TableError {
     /// The kernel has no `nf_tables`.
     #[error(
-        "this kernel has no nf_tables: load the module nf_tables, or set firewall = \"conntrack\" in the config"
+        "this kernel has no nf_tables\nfix: load the module nf_tables, or set firewall = \"conntrack\" in the config"
     )]
     NoNfTables,
     /// The kernel has `nf_tables`, but no tables that end with their process.
     #[error(
-        "this kernel cannot tie an nftables table to its process: knock-daemon needs Linux 5.12 or later"
+        "this kernel cannot tie an nftables table to its process\nfix: knock-daemon needs Linux 5.12 or later"
     )]
     NoOwnerFlag,
     /// Another process owns a table of this name.
     #[error(
-        "another knock-daemon owns table inet {0}: end that one, or start this one with --instance NAME"
+        "another knock-daemon owns table inet {0}\nfix: stop it, or start this one with --instance NAME"
     )]
     Owned(String),
     /// This process lacks `CAP_NET_ADMIN`.
-    #[error("changing the firewall needs CAP_NET_ADMIN: start knock-daemon as root")]
+    #[error("changing the firewall needs CAP_NET_ADMIN\nfix: start knock-daemon as root")]
     NotPermitted,
     /// The kernel refused message number `.1` of the ruleset for table `.0`.
     #[error("the kernel refused table inet {0}{at}: {errno}", at = at_message(*.1), errno = .2.desc())]

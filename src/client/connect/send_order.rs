@@ -5,27 +5,25 @@
 //! family alone, a second counter is spent. Two families have a counter each: the server may have taken the first one
 //! for an address that the connection does not come from.
 
-#![forbid(unsafe_code)]
-
 use std::collections::VecDeque;
 
-use super::failure::Failure;
-use super::target::Route;
+use crate::client::knock::error::KnockError;
+use crate::client::knock::route::Route;
 
-/// Ways that are tried where no knock leaves this machine: each has spent a counter.
-const MOST_UNSENT: usize = 3;
+/// Routes that are tried where no knock leaves this machine: each has spent a counter.
+const MAX_UNSENT: usize = 3;
 
 /// What is to leave now. `S` is what a knock that was sent leaves behind, enough to send it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next<'a, S> {
+pub(crate) enum Next<S> {
     /// A knock of its own, with a counter of its own.
-    New(&'a Route),
+    New(Route),
     /// One that has left before, byte for byte.
-    Again(&'a S),
+    Again(S),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum SendStep {
     New(Route),
     /// The first, or the second, of the knocks that were sent.
     Again(usize),
@@ -33,20 +31,22 @@ enum Step {
 
 /// What has left, and what is still to leave.
 #[derive(Debug)]
-pub(super) struct Order<S> {
-    ways: Vec<Route>,
-    steps: VecDeque<Step>,
+pub(super) struct SendOrder<S> {
+    routes: Vec<Route>,
+    steps: VecDeque<SendStep>,
     sent: Vec<(Route, S)>,
     packets: u32,
+    /// Knocks that left, and those that did not: a counter each.
+    counters: u32,
     unsent: usize,
 }
 
-impl<S> Order<S> {
-    /// `routes`: the ways to the host, best first.
+impl<S: Copy> SendOrder<S> {
+    /// `routes`: the routes to the host, best first.
     pub(super) fn new(routes: &[Route]) -> Self {
-        let ways = alternate_families(routes);
-        let steps = steps(&ways);
-        Self { ways, steps, sent: Vec::new(), packets: 0, unsent: 0 }
+        let routes = alternate_families(routes);
+        let steps = steps(&routes);
+        Self { routes, steps, sent: Vec::new(), packets: 0, counters: 0, unsent: 0 }
     }
 
     /// Nothing more is to leave.
@@ -54,37 +54,40 @@ impl<S> Order<S> {
         self.steps.is_empty()
     }
 
-    pub(super) fn next(&self) -> Option<Next<'_, S>> {
+    pub(super) fn next(&self) -> Option<Next<S>> {
         match self.steps.front()? {
-            Step::New(route) => Some(Next::New(route)),
-            Step::Again(nth) => self.sent.get(*nth).map(|(_, sent)| Next::Again(sent)),
+            SendStep::New(route) => Some(Next::New(*route)),
+            SendStep::Again(nth) => self.sent.get(*nth).map(|(_, sent)| Next::Again(*sent)),
         }
     }
 
-    /// What was next has left. Gives the way that it went.
+    /// What was next has left. Gives the route that it went.
     pub(super) fn sent(&mut self, sent: S) -> Option<Route> {
         let route = match self.steps.pop_front()? {
-            Step::New(route) => {
+            SendStep::New(route) => {
                 self.sent.push((route, sent));
+                self.counters += 1;
                 route
             }
-            Step::Again(nth) => self.sent.get(nth)?.0,
+            SendStep::Again(nth) => self.sent.get(nth)?.0,
         };
         self.packets += 1;
         Some(route)
     }
 
-    /// What was next could not leave: goes on without that way. Fails where nothing has left and no way remains.
-    pub(super) fn not_sent(&mut self, why: Failure) -> Result<(), Failure> {
-        let Some(Step::New(lost)) = self.steps.pop_front() else { return Ok(()) };
+    /// What was next could not leave: goes on without that route. Fails where nothing has left and no route remains.
+    pub(super) fn not_sent(&mut self, why: KnockError) -> Result<(), KnockError> {
+        let Some(SendStep::New(lost)) = self.steps.pop_front() else { return Ok(()) };
         self.unsent += 1;
-        self.ways.retain(|way| *way != lost);
-        if self.sent.is_empty() && (self.ways.is_empty() || self.unsent == MOST_UNSENT) {
+        self.counters += 1;
+        self.routes.retain(|route| *route != lost);
+        if self.sent.is_empty() && (self.routes.is_empty() || self.unsent == MAX_UNSENT) {
             return Err(why);
         }
-        self.steps = steps(&self.ways);
-        let done = usize::try_from(self.packets).unwrap_or(usize::MAX);
-        self.steps.drain(..done.min(self.steps.len()));
+        self.steps = steps(&self.routes);
+        for _ in 0..self.packets {
+            self.steps.pop_front();
+        }
         Ok(())
     }
 
@@ -95,13 +98,13 @@ impl<S> Order<S> {
 
     /// Counters that were spent.
     pub(super) fn counters(&self) -> u32 {
-        u32::try_from(self.sent.len() + self.unsent).unwrap_or(u32::MAX)
+        self.counters
     }
 }
 
-fn steps(ways: &[Route]) -> VecDeque<Step> {
-    use Step::{Again, New};
-    let steps = match *ways {
+fn steps(routes: &[Route]) -> VecDeque<SendStep> {
+    use SendStep::{Again, New};
+    let steps = match *routes {
         [] => vec![],
         [first] => vec![New(first), Again(0), New(first)],
         [first, second, ..] if first.target.is_ipv4() == second.target.is_ipv4() => {
@@ -138,26 +141,26 @@ mod tests {
         Route { source: target.ip(), target }
     }
 
-    fn not_sent() -> Failure {
-        Failure::NotSent { counter: 0, address: [0, 0, 0, 0].into(), why: Errno::EPERM }
+    fn not_sent() -> KnockError {
+        KnockError::NotSent { counter: 0, address: [0, 0, 0, 0].into(), why: Errno::EPERM }
     }
 
     /// Counter and address of all that would leave; what goes along one of `shut` does not.
-    fn all(routes: &[Route], shut: &[Route]) -> (Vec<(u32, String)>, Order<u32>) {
-        let mut order = Order::new(routes);
+    fn all(routes: &[Route], shut: &[Route]) -> (Vec<(u32, String)>, SendOrder<u32>) {
+        let mut order = SendOrder::new(routes);
         let (mut counter, mut left) = (0, Vec::new());
         while let Some(next) = order.next() {
             let sent = match next {
                 Next::New(route) => {
                     counter += 1;
-                    (!shut.contains(route)).then_some(counter - 1)
+                    (!shut.contains(&route)).then_some(counter - 1)
                 }
-                Next::Again(sent) => Some(*sent),
+                Next::Again(sent) => Some(sent),
             };
             match sent {
                 Some(sent) => {
-                    let way = order.sent(sent).unwrap();
-                    left.push((sent, way.target.ip().to_string()));
+                    let route = order.sent(sent).unwrap();
+                    left.push((sent, route.target.ip().to_string()));
                 }
                 None if order.not_sent(not_sent()).is_err() => break,
                 None => {}
@@ -200,10 +203,10 @@ mod tests {
     }
 
     #[test]
-    fn where_no_knock_can_leave_a_few_ways_are_tried_once_each() {
-        let ways = ["1.1.1.1:1", "1.1.1.2:1", "1.1.1.3:1", "1.1.1.4:1"].map(route);
+    fn where_no_knock_can_leave_a_few_routes_are_tried_once_each() {
+        let routes = ["1.1.1.1:1", "1.1.1.2:1", "1.1.1.3:1", "1.1.1.4:1"].map(route);
         for (count, tried) in [(1, 1), (2, 2), (4, 3)] {
-            let (left, order) = all(&ways[..count], &ways);
+            let (left, order) = all(&routes[..count], &routes);
             assert_eq!((left.len(), order.counters()), (0, tried));
         }
     }

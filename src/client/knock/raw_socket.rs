@@ -2,8 +2,6 @@
 //!
 //! Sends what it is given and receives nothing: with `IPPROTO_RAW` the kernel hands a socket no packet.
 
-#![forbid(unsafe_code)]
-
 use std::io::IoSlice;
 use std::net::{SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,7 +13,7 @@ use nix::sys::socket::{
     SockaddrIn6, sendmsg, socket,
 };
 
-use super::packet::{Ends, KnockPacket};
+use super::packet::{AddressPair, KnockPacket};
 
 /// A raw socket for each family; by default none, which sends nothing.
 #[derive(Debug, Default)]
@@ -39,14 +37,14 @@ impl RawSockets {
 
     /// Sends `packet` once. `scope` is the interface's index where the destination is link-local, else 0.
     ///
-    /// The kernel takes the packet's header as it is but looks the way up by what is said here, so the source is
+    /// The kernel takes the packet's header as it is but looks the route up by what is said here, so the source is
     /// said again: with several interfaces, a rule may send each source its own way.
     pub fn send(&self, packet: &KnockPacket, scope: u32) -> Result<(), Errno> {
         let bytes = packet.to_bytes();
         let payload = [IoSlice::new(&bytes)];
         let flags = MsgFlags::empty();
-        match packet.ends {
-            Ends::V4(source, destination) => {
+        match packet.addresses {
+            AddressPair::V4(source, destination) => {
                 let fd = self.v4.as_ref().ok_or(Errno::EAFNOSUPPORT)?;
                 let to = SockaddrIn::from(SocketAddrV4::new(destination, 0));
                 let from = in_pktinfo {
@@ -57,7 +55,7 @@ impl RawSockets {
                 let control = [ControlMessage::Ipv4PacketInfo(&from)];
                 sendmsg(fd.as_raw_fd(), &payload, &control, flags, Some(&to))?;
             }
-            Ends::V6(source, destination) => {
+            AddressPair::V6(source, destination) => {
                 let fd = self.v6.as_ref().ok_or(Errno::EAFNOSUPPORT)?;
                 let to = SockaddrIn6::from(SocketAddrV6::new(destination, 0, 0, scope));
                 let from = in6_pktinfo {

@@ -1,21 +1,19 @@
 //! One knock, from a profile's name to the packet: the order in which things happen is the point of this module.
 //!
-//! A plan is made first: the profile is read, the name resolved, the way looked up. Nothing of that costs a counter.
+//! A plan is made first: the profile is read, the name resolved, the route looked up. Nothing of that costs a counter.
 //! Only then is a counter spent, durably, and the packet sent.
 
-#![forbid(unsafe_code)]
-
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::failure::Failure;
-use super::known::{self, Host, Known};
-use super::order::Next;
-use super::packet::{Ends, KnockPacket};
-use super::target::{self, Family, Route, Ways};
-use super::wire::RawSockets;
+use super::error::KnockError;
+use super::packet::{AddressPair, KnockPacket};
+use super::profile_match::{self, Host, KnownProfile, is_plain_name};
+use super::raw_socket::RawSockets;
+use super::route::{self, Family, FoundRoutes, Route, find_routes};
 use crate::counter::Counter;
 use crate::layout::Request;
 use crate::layout::classic::{self, SealError};
@@ -25,33 +23,33 @@ use crate::syn::SynFields;
 
 /// A profile that can be knocked with.
 #[derive(Debug)]
-pub struct Knocker {
+pub(crate) struct Knocker {
     /// What its files say.
-    pub profile: Profile,
+    pub(crate) profile: Profile,
     /// The keys can be read by other users of this machine: worth a warning.
-    pub readable_by_others: bool,
+    pub(crate) readable_by_others: bool,
     /// Its directory.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     counter: Counter,
 }
 
 /// One knock that was sent, and can be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sent {
+pub(crate) struct Sent {
     /// The counter that was spent on it.
-    pub counter: u32,
+    pub(crate) counter: u32,
     /// What left.
-    pub packet: KnockPacket,
-    /// The way that it went.
-    pub route: Route,
+    pub(crate) packet: KnockPacket,
+    /// The route that it went.
+    pub(crate) route: Route,
 }
 
 impl Sent {
     /// Sends the same packet again, byte for byte: a server that took the first one ignores it.
-    pub fn again(&self, raw: &RawSockets) -> Result<(), Failure> {
+    pub(crate) fn again(&self, raw: &RawSockets) -> Result<(), KnockError> {
         let Self { counter, packet, route } = self;
         let address = route.target.ip();
-        raw.send(packet, route.scope()).map_err(|why| Failure::NotSent {
+        raw.send(packet, route.scope()).map_err(|why| KnockError::NotSent {
             counter: *counter,
             address,
             why,
@@ -61,27 +59,27 @@ impl Sent {
 
 impl Knocker {
     /// The profile of `host` in `profiles`: the directory with exactly that name.
-    pub fn load(profiles: &Path, host: &str) -> Result<Self, Failure> {
+    pub(crate) fn load(profiles: &Path, host: &str) -> Result<Self, KnockError> {
         let dir = profiles.join(host);
         if !is_plain_name(host) || !dir.is_dir() {
-            let there_are = known::names(profiles)?;
+            let there_are = profile_match::names(profiles)?;
             let (host, profiles) = (host.to_owned(), profiles.to_owned());
-            return Err(Failure::NoProfile { host, profiles, there_are });
+            return Err(KnockError::NoProfile { host, profiles, there_are });
         }
-        let files = ProfileFiles::read(&dir).map_err(Failure::Profile)?;
+        let files = ProfileFiles::read(&dir)?;
         let readable_by_others = files.readable_by_others();
-        let (profile, counter) = files.parse().map_err(Failure::Profile)?;
+        let (profile, counter) = files.parse()?;
         Ok(Self { profile, readable_by_others, dir, counter })
     }
 
     /// The profile for `host`: the one with exactly that name, else one that is for the same host by its name or its
     /// `address`, however they are written; of several, the one for `port`.
-    pub fn find(profiles: &Path, host: &str, port: Option<u16>) -> Result<Self, Failure> {
+    pub(crate) fn find(profiles: &Path, host: &str, port: Option<u16>) -> Result<Self, KnockError> {
         let exactly = Self::load(profiles, host);
-        if !matches!(exactly, Err(Failure::NoProfile { .. })) {
+        if !matches!(exactly, Err(KnockError::NoProfile { .. })) {
             return exactly;
         }
-        let mut known = Known::all(profiles)?;
+        let mut known = KnownProfile::all(profiles)?;
         known.sort_by_key(|profile| profile.port != port);
         let wanted = Host::new(host.to_owned());
         match known.into_iter().find(|profile| profile.is(&wanted)) {
@@ -91,57 +89,47 @@ impl Knocker {
     }
 
     /// What the host is resolved by: the config's `address`, else the profile's name.
-    #[must_use]
-    pub fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         self.profile.config.address.as_deref().unwrap_or(&self.profile.name)
     }
 
-    /// The ways to the host; at least one.
-    pub fn routes(
-        &self,
-        family: Family,
-        source: Option<std::net::IpAddr>,
-    ) -> Result<Vec<Route>, Failure> {
-        self.ways(family, source).map(|ways| ways.routes)
+    /// The addresses of the host.
+    pub(crate) fn resolve(&self) -> Result<Vec<SocketAddr>, KnockError> {
+        let name = self.address();
+        route::resolve(name, self.profile.config.knock_port).map_err(|why| self.unresolved(why))
     }
 
-    /// The same, and the addresses that there is no way to.
-    pub fn ways(&self, family: Family, source: Option<std::net::IpAddr>) -> Result<Ways, Failure> {
-        let name = self.address();
-        let addresses = target::resolve(name, self.profile.config.knock_port)
-            .map_err(|why| Failure::Unresolved(name.to_owned(), why))?;
-        target::ways(&addresses, family, source)
-            .map_err(|why| Failure::NoRoute(name.to_owned(), why))
+    /// What it means that the resolver has no address.
+    pub(crate) fn unresolved(&self, why: std::io::Error) -> KnockError {
+        KnockError::Unresolved(self.address().to_owned(), why)
+    }
+
+    /// The routes to `addresses` of the host; at least one.
+    pub(crate) fn routes(
+        &self,
+        addresses: &[SocketAddr],
+        family: Family,
+        source: Option<IpAddr>,
+    ) -> Result<FoundRoutes, KnockError> {
+        find_routes(addresses, family, source)
+            .map_err(|why| KnockError::NoRoute(self.address().to_owned(), why))
     }
 
     /// The counter that the next knock will use, as it is on disk now.
-    pub fn next_counter(&self) -> Result<u32, Failure> {
-        self.counter.read().map_err(Failure::Counter)
-    }
-
-    /// Sends what is next of a run: a knock for `request`, or one that has left before.
-    pub fn send_next(
-        &self,
-        raw: &RawSockets,
-        next: Next<'_, Sent>,
-        request: Request,
-    ) -> Result<Sent, Failure> {
-        match next {
-            Next::New(route) => self.knock(raw, route, request),
-            Next::Again(sent) => sent.again(raw).map(|()| *sent),
-        }
+    pub(crate) fn next_counter(&self) -> Result<u32, KnockError> {
+        Ok(self.counter.read()?)
     }
 
     /// Spends a counter and sends one SYN that asks for `request`.
     ///
     /// A counter that would give an ID of 0 is spent and passed over: the kernel would fill the ID in. One in 65,536
     /// does, so the loop ends.
-    pub fn knock(
+    pub(crate) fn knock(
         &self,
         raw: &RawSockets,
         route: &Route,
         request: Request,
-    ) -> Result<Sent, Failure> {
+    ) -> Result<Sent, KnockError> {
         let keys = &self.profile.keys;
         loop {
             let sent = self.counter.spend(|counter| match classic::seal(keys, request, counter) {
@@ -149,7 +137,7 @@ impl Knocker {
                 // `Counter::spend` never gives a spent one: it says so itself.
                 Err(SealError::ZeroId | SealError::Spent) => None,
             });
-            if let Some(sent) = sent.map_err(Failure::Counter)? {
+            if let Some(sent) = sent? {
                 return sent;
             }
         }
@@ -161,22 +149,26 @@ impl Knocker {
         route: &Route,
         counter: u32,
         fields: SynFields,
-    ) -> Result<Sent, Failure> {
+    ) -> Result<Sent, KnockError> {
         let sent = packet(&self.profile, route, fields).and_then(|packet| {
             raw.send(&packet, route.scope())?;
             Ok(Sent { counter, packet, route: *route })
         });
-        sent.map_err(|why| Failure::NotSent { counter, address: route.target.ip(), why })
+        sent.map_err(|why| KnockError::NotSent { counter, address: route.target.ip(), why })
     }
 }
 
 /// The packet that carries `fields` along `route`.
-pub fn packet(profile: &Profile, route: &Route, fields: SynFields) -> Result<KnockPacket, Errno> {
-    let ends = Ends::new(route.source, route.target.ip()).ok_or(Errno::EAFNOSUPPORT)?;
+pub(crate) fn packet(
+    profile: &Profile,
+    route: &Route,
+    fields: SynFields,
+) -> Result<KnockPacket, Errno> {
+    let addresses = AddressPair::new(route.source, route.target.ip()).ok_or(Errno::EAFNOSUPPORT)?;
     let random = getrandom::u64().map_err(|_| Errno::EIO)?;
     let [flow_high, _, high, low, ..] = random.to_be_bytes();
     Ok(KnockPacket {
-        ends,
+        addresses,
         source_port: within(&ephemeral_ports(), u16::from_be_bytes([high, low])),
         knock_port: profile.config.knock_port,
         fields,
@@ -184,17 +176,11 @@ pub fn packet(profile: &Profile, route: &Route, fields: SynFields) -> Result<Kno
     })
 }
 
-/// A profile's name is a plain file name: "..", "a/b" and the like would be other directories than a profile's.
-#[must_use]
-pub fn is_plain_name(host: &str) -> bool {
-    Path::new(host).file_name().is_some_and(|name| name == host)
-}
-
 /// The profiles of the person who runs this: `~/.knockknock`.
-pub fn default_profiles() -> Result<PathBuf, Failure> {
+pub(crate) fn default_profiles() -> Result<PathBuf, KnockError> {
     match std::env::home_dir() {
         Some(home) if !home.as_os_str().is_empty() => Ok(home.join(".knockknock")),
-        _ => Err(Failure::NoHome),
+        _ => Err(KnockError::NoHome),
     }
 }
 
@@ -210,11 +196,9 @@ fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
     (!range.is_empty() && *range.start() > 0).then_some(range)
 }
 
-/// `random` mapped into `range`.
+/// `random` mapped into `range`, which has no 0.
 fn within(range: &RangeInclusive<u16>, random: u16) -> u16 {
-    let count = u32::from(range.end() - range.start()) + 1;
-    let offset = u32::from(random) % count;
-    range.start() + u16::try_from(offset).unwrap_or(0)
+    range.start() + random % (range.end() - range.start() + 1)
 }
 
 #[cfg(test)]
@@ -231,7 +215,11 @@ mod tests {
             assert_eq!(found.profile.name, "Server.example", "{host}");
         }
         let failure = Knocker::find(profiles.path(), "192.0.2.2", Some(22)).unwrap_err();
-        assert!(matches!(failure, Failure::NoProfile { .. }), "{failure}");
+        assert!(matches!(failure, KnockError::NoProfile { .. }), "{failure}");
+    }
+
+    fn routes(knocker: &Knocker) -> Result<Vec<Route>, KnockError> {
+        Ok(knocker.routes(&knocker.resolve()?, Family::Any, None)?.routes)
     }
 
     fn profiles_with(name: &str, config: &str) -> tempfile::TempDir {
@@ -256,7 +244,7 @@ mod tests {
         let inside = profiles.path().join("host");
         for name in ["", ".", "..", "host/", "/etc", "../x", "nobody", inside.to_str().unwrap()] {
             let failure = Knocker::load(profiles.path(), name).unwrap_err();
-            assert!(matches!(failure, Failure::NoProfile { .. }), "{name:?}: {failure}");
+            assert!(matches!(failure, KnockError::NoProfile { .. }), "{name:?}: {failure}");
         }
     }
 
@@ -265,16 +253,16 @@ mod tests {
         let profiles =
             profiles_with("host", "[main]\nknock_port = 1622\naddress = \"127.0.0.9\"\n");
         let knocker = Knocker::load(profiles.path(), "host").unwrap();
-        let routes = knocker.routes(Family::Any, None).unwrap();
+        let routes = routes(&knocker).unwrap();
         assert_eq!(routes[0].target, "127.0.0.9:1622".parse().unwrap());
     }
 
     #[test]
-    fn without_a_way_or_a_name_no_counter_is_spent() {
+    fn without_a_route_or_a_name_no_counter_is_spent() {
         let config = "[main]\nknock_port = 1622\naddress = \"no-such-host.invalid\"\n";
         let profiles = profiles_with("host", config);
         let knocker = Knocker::load(profiles.path(), "host").unwrap();
-        assert!(matches!(knocker.routes(Family::Any, None), Err(Failure::Unresolved(..))));
+        assert!(matches!(routes(&knocker), Err(KnockError::Unresolved(..))));
         assert_eq!(knocker.next_counter().unwrap(), 5);
     }
 
@@ -282,19 +270,21 @@ mod tests {
     fn a_knock_that_cannot_leave_has_spent_its_counter_and_says_so() {
         let profiles = profiles_with("127.0.0.1", "[main]\nknock_port = 1622\n");
         let knocker = Knocker::load(profiles.path(), "127.0.0.1").unwrap();
-        let route = knocker.routes(Family::Any, None).unwrap()[0];
+        let route = routes(&knocker).unwrap()[0];
         // No raw socket of that family: the send fails.
         let raw = RawSockets::default();
         let failure = knocker.knock(&raw, &route, Request(22)).unwrap_err();
-        assert!(matches!(failure, Failure::NotSent { counter: 5, .. }), "{failure}");
+        assert!(matches!(failure, KnockError::NotSent { counter: 5, .. }), "{failure}");
         assert_eq!(knocker.next_counter().unwrap(), 6);
     }
 
     #[test]
     fn source_ports_stay_within_the_host_s_range() {
         let range = parse_range("32768\t60999\n").unwrap();
-        for random in [0, 1, 28_231, 28_232, 40_000, u16::MAX] {
-            assert!(range.contains(&within(&range, random)));
+        for range in [range, 1..=u16::MAX] {
+            for random in [0, 1, 28_231, 28_232, 40_000, u16::MAX] {
+                assert!(range.contains(&within(&range, random)));
+            }
         }
         assert_eq!(within(&(5..=5), 77), 5);
         assert_eq!(parse_range("60999 32768"), None);

@@ -11,42 +11,42 @@ use crate::net::{Family, Host};
 use crate::process::Running;
 use crate::site::{HOST, Site};
 
-/// `nobody`: who the person is for the kernel.
+/// `nobody`: who the user is for the kernel.
 const UID: u32 = 65_534;
 
 /// Somebody with a copy of one of the site's profiles.
-pub(crate) struct Person {
+pub(crate) struct User {
     home: PathBuf,
     bin: PathBuf,
 }
 
-impl Person {
-    /// A person on the client's side, with the client's profile for the server's address of `family`.
+impl User {
+    /// A user on the client's side, with the client's profile for the server's address of `family`.
     pub(crate) fn new(site: &Site, family: Family) -> Self {
         Self::with_address(site, &site.net.server.address(family).to_string())
     }
 
     /// The same, whose profile names another `address`.
     pub(crate) fn with_address(site: &Site, address: &str) -> Self {
-        let (home, bin) = (site.net.path("person"), site.net.path("person-bin"));
+        let (home, bin) = (site.net.path("user"), site.net.path("user-bin"));
         let _ = fs::remove_dir_all(&home);
         let _ = fs::remove_dir_all(&bin);
-        let person = Self { home, bin };
-        fs::create_dir_all(&person.bin).unwrap();
+        let user = Self { home, bin };
+        fs::create_dir_all(&user.bin).unwrap();
         for program in [env!("CARGO_BIN_EXE_knock"), env!("CARGO_BIN_EXE_knock-proxy")] {
-            let installed = person.bin.join(Path::new(program).file_name().unwrap());
+            let installed = user.bin.join(Path::new(program).file_name().unwrap());
             fs::copy(program, &installed).unwrap();
             let set = Command::new("setcap").arg("cap_net_raw+ep").arg(installed).status();
             assert!(set.unwrap().success());
         }
-        let profile = person.profile();
+        let profile = user.profile();
         fs::create_dir_all(&profile).unwrap();
         for file in ["cipher.key", "mac.key", "counter", "config"] {
             fs::copy(site.profiles("client").join(HOST).join(file), profile.join(file)).unwrap();
         }
-        person.configure(&format!("address = {address:?}\n"));
-        person.own();
-        person
+        user.configure(&format!("address = {address:?}\n"));
+        user.own();
+        user
     }
 
     /// The directory of their profile of the server.
@@ -154,16 +154,16 @@ impl Person {
 /// Where the same sshd listens too, for a firewall that leaves this port open: what there is to compare with.
 pub(crate) const OPEN_PORT: u16 = 2200;
 
-/// A real sshd on port 22 of the site's server, which the person's key opens.
+/// A real sshd on port 22 of the site's server, which the user's key opens.
 pub(crate) struct Sshd {
     _running: Running,
-    /// The person's `ssh_config`: the server by its name with the README's `ProxyCommand`, `by-exec` with
+    /// The user's `ssh_config`: the server by its name with the README's `ProxyCommand`, `by-exec` with
     /// its `Match exec`, `direct` and, on the open port, `plain` with neither.
     pub(crate) config: PathBuf,
 }
 
 impl Sshd {
-    pub(crate) fn start(site: &Site, person: &Person, family: Family) -> Self {
+    pub(crate) fn start(site: &Site, user: &User, family: Family) -> Self {
         let dir = site.net.path("sshd");
         fs::create_dir_all(&dir).unwrap();
         // sshd's own, which its package makes at boot.
@@ -183,7 +183,7 @@ impl Sshd {
         let mut running = Running::start(command.args(["-D", "-e", "-f"]).arg(dir.join("config")));
         running.wait_for_line("listening", |line| line.contains("Server listening"));
 
-        let identity = person.write("id", &fs::read_to_string(user_key).unwrap());
+        let identity = user.write("id", &fs::read_to_string(user_key).unwrap());
         let config = format!(
             "Host *\n  User root\n  IdentityFile {}\n  IdentitiesOnly yes\n  StrictHostKeyChecking no\n  \
              UserKnownHostsFile /dev/null\n  LogLevel ERROR\n  BatchMode yes\n\
@@ -194,7 +194,7 @@ impl Sshd {
             identity.display(),
             site.net.server.address(family)
         );
-        Self { _running: running, config: person.write("ssh_config", &config) }
+        Self { _running: running, config: user.write("ssh_config", &config) }
     }
 }
 

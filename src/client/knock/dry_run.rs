@@ -1,81 +1,46 @@
-//! What `knock` shows on standard output without sending anything: the profiles, and the knock that would be next.
+//! What `knock --dry-run` shows: the knock that would be next, field by field, and the server's log line about it.
 
-#![forbid(unsafe_code)]
-
-use std::fmt::{self, Write};
+use std::fmt;
 use std::net::Ipv6Addr;
-use std::path::Path;
 
-use super::failure::Failure;
-use super::knock::{self, Knocker};
-use super::packet::{Ends, KnockPacket, TTL};
-use super::target::Route;
+use super::error::KnockError;
+use super::knocker::{self, Knocker};
+use super::packet::{AddressPair, KnockPacket, TTL};
+use super::route::Route;
 use crate::layout::Request;
 use crate::layout::classic::{self, SealError};
-use crate::profile;
-use crate::profile::config::Layout;
-
-/// The profiles in `profiles`, a line each, after a line that names the columns. A profile that cannot be used
-/// says why.
-pub fn list(profiles: &Path) -> Result<String, Failure> {
-    let names =
-        profile::names(profiles).map_err(|why| Failure::NoProfiles(profiles.to_owned(), why))?;
-    let shown: Vec<String> = names.iter().map(|name| name.escape_debug().to_string()).collect();
-    let width = shown.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("HOST".len());
-    let mut text = format!("{:width$}  KNOCK PORT     COUNTER  LAYOUT   ADDRESS\n", "HOST");
-    for (name, shown) in names.iter().zip(&shown) {
-        let _ = match Knocker::load(profiles, name).and_then(|knocker| row(&knocker)) {
-            Ok(row) => writeln!(text, "{shown:width$}  {row}"),
-            Err(failure) => writeln!(text, "{shown:width$}  {failure}"),
-        };
-    }
-    Ok(text)
-}
-
-fn row(knocker: &Knocker) -> Result<String, Failure> {
-    let config = &knocker.profile.config;
-    let layout = match config.layout {
-        Layout::Classic => "classic",
-    };
-    Ok(format!(
-        "{:>10}  {:>10}  {layout}  {}",
-        config.knock_port,
-        knocker.next_counter()?,
-        knocker.address().escape_debug(),
-    ))
-}
 
 /// The knock that `knocker` would send along `route` with the first counter from `counter` on: that, and the packet.
 /// Spends nothing.
-pub fn next_packet(
+pub(crate) fn next_packet(
     knocker: &Knocker,
     route: &Route,
     request: Request,
     mut counter: u32,
-) -> Result<(u32, KnockPacket), Failure> {
+) -> Result<(u32, KnockPacket), KnockError> {
     loop {
         match classic::seal(&knocker.profile.keys, request, counter) {
             Ok(fields) => {
-                let packet =
-                    knock::packet(&knocker.profile, route, fields).map_err(Failure::RawSocket)?;
+                let packet = knocker::packet(&knocker.profile, route, fields)
+                    .map_err(KnockError::RawSocket)?;
                 return Ok((counter, packet));
             }
             Err(SealError::ZeroId) => counter += 1,
-            Err(SealError::Spent) => return Err(Failure::Spent(knocker.profile.name.clone())),
+            Err(SealError::Spent) => return Err(KnockError::Spent(knocker.profile.name.clone())),
         }
     }
 }
 
 /// A packet field by field, and the server's log line about it.
-pub struct DryRun<'a> {
+pub(crate) struct DryRun<'a> {
     /// The profile's name.
-    pub host: &'a str,
+    pub(crate) host: &'a str,
     /// What the knock asks for.
-    pub request: Request,
+    pub(crate) request: Request,
     /// The counter that it would spend.
-    pub counter: u32,
+    pub(crate) counter: u32,
     /// The packet.
-    pub packet: KnockPacket,
+    pub(crate) packet: KnockPacket,
 }
 
 impl fmt::Display for DryRun<'_> {
@@ -93,14 +58,14 @@ impl fmt::Display for DryRun<'_> {
         };
         field("asks for", &format!("port {}", request.0), "")?;
         field("counter", counter, "made durable before the packet leaves")?;
-        match packet.ends {
-            Ends::V4(source, destination) => {
+        match packet.addresses {
+            AddressPair::V4(source, destination) => {
                 field("IP version", &4, "40 bytes, no options, may be fragmented")?;
                 field("source", &source, "")?;
                 field("destination", &destination, "")?;
                 field("ID", &fields.id, "the knock, bits 0 to 15")?;
             }
-            Ends::V6(source, destination) => {
+            AddressPair::V6(source, destination) => {
                 field("IP version", &6, "60 bytes, no extension headers")?;
                 field("source", &source, "")?;
                 field("destination", &destination, "")?;
@@ -127,20 +92,20 @@ impl fmt::Display for DryRun<'_> {
 }
 
 /// A packet as Linux logs it (`xt_LOG` and nft's `log` with TCP sequence and options), behind the prefix.
-pub struct LogLine<'a>(pub &'a KnockPacket);
+struct LogLine<'a>(&'a KnockPacket);
 
 impl fmt::Display for LogLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let packet = self.0;
         let fields = &packet.fields;
         f.write_str("IN=eth0 OUT= MAC= ")?;
-        match packet.ends {
-            Ends::V4(source, destination) => write!(
+        match packet.addresses {
+            AddressPair::V4(source, destination) => write!(
                 f,
                 "SRC={source} DST={destination} LEN=40 TOS=0x00 PREC=0x00 TTL={TTL} ID={} ",
                 fields.id
             )?,
-            Ends::V6(source, destination) => write!(
+            AddressPair::V6(source, destination) => write!(
                 f,
                 "SRC={} DST={} LEN=60 TC=0 HOPLIMIT={TTL} FLOWLBL={} ",
                 uncompressed(source),
@@ -166,16 +131,16 @@ mod tests {
     use super::*;
     use crate::syn::SynFields;
 
-    fn packet(ends: Ends) -> KnockPacket {
+    fn packet(addresses: AddressPair) -> KnockPacket {
         let fields = SynFields { id: 4660, seq: 305_419_896, ack: 2_271_560_481, window: 4321 };
-        KnockPacket { ends, source_port: 2743, knock_port: 666, fields, flow_high: 1 }
+        KnockPacket { addresses, source_port: 2743, knock_port: 666, fields, flow_high: 1 }
     }
 
     #[test]
     fn the_log_line_is_the_one_that_linux_printed_for_such_a_packet() {
         // From tests/vectors/kernel-log, but for the interface and its MAC addresses.
-        let line =
-            LogLine(&packet(Ends::V4([10, 99, 0, 2].into(), [10, 99, 0, 1].into()))).to_string();
+        let line = LogLine(&packet(AddressPair::V4([10, 99, 0, 2].into(), [10, 99, 0, 1].into())))
+            .to_string();
         assert_eq!(
             line,
             "IN=eth0 OUT= MAC= SRC=10.99.0.2 DST=10.99.0.1 LEN=40 TOS=0x00 PREC=0x00 TTL=64 ID=4660 \
@@ -185,8 +150,8 @@ mod tests {
 
     #[test]
     fn ipv6_addresses_and_the_flow_label_are_printed_as_linux_prints_them() {
-        let ends = Ends::V6("fd99::2".parse().unwrap(), "fd99::1".parse().unwrap());
-        let line = LogLine(&packet(ends)).to_string();
+        let addresses = AddressPair::V6("fd99::2".parse().unwrap(), "fd99::1".parse().unwrap());
+        let line = LogLine(&packet(addresses)).to_string();
         let expected = "SRC=fd99:0000:0000:0000:0000:0000:0000:0002 DST=fd99:0000:0000:0000:0000:0000:0000:0001 \
                         LEN=60 TC=0 HOPLIMIT=64 FLOWLBL=70196 PROTO=TCP";
         assert!(line.contains(expected), "{line}");
@@ -194,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_dry_run_shows_every_field_that_carries_the_knock() {
-        let packet = packet(Ends::V4([10, 99, 0, 2].into(), [10, 99, 0, 1].into()));
+        let packet = packet(AddressPair::V4([10, 99, 0, 2].into(), [10, 99, 0, 1].into()));
         let text = DryRun { host: "h", request: Request(22), counter: 9, packet }.to_string();
         for value in
             ["port 22", " 9 ", "10.99.0.1", "4660", "305419896", "2271560481", "4321", "666"]

@@ -1,14 +1,12 @@
 //! Which profile a host is meant by, however it is written: in another case, with the root's dot, as an address.
 
-#![forbid(unsafe_code)]
-
 use std::fmt;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::failure::Failure;
-use super::target::ascii_name;
+use super::route::ascii_name;
+use crate::client::say::reason;
 use crate::profile;
 use crate::profile::config::ProfileConfig;
 
@@ -42,19 +40,40 @@ impl fmt::Display for Host {
     }
 }
 
-/// A profile as far as finding it goes.
-#[derive(Debug)]
-pub struct Known {
-    /// The name of its directory.
-    pub name: String,
-    address: Option<String>,
-    /// The port that it asks for when nobody names one.
-    pub port: Option<u16>,
+/// The directory of profiles cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProfilesError {
+    /// It is not there.
+    #[error("{0:?}: no such directory")]
+    Missing(PathBuf),
+    /// It is there.
+    #[error("{0:?}: cannot read the profiles ({why})", why = reason(.1))]
+    Unreadable(PathBuf, io::Error),
 }
 
-impl Known {
+impl ProfilesError {
+    /// What to do.
+    pub(crate) fn hint(&self) -> String {
+        match self {
+            Self::Missing(_) => "profiles are made on the server, by knock-genprofile".to_owned(),
+            Self::Unreadable(dir, _) => format!("see whose it is: ls -ld {dir:?}"),
+        }
+    }
+}
+
+/// A profile as far as finding it goes.
+#[derive(Debug)]
+pub(crate) struct KnownProfile {
+    /// The name of its directory.
+    pub(crate) name: String,
+    address: Option<String>,
+    /// The port that it asks for when nobody names one.
+    pub(crate) port: Option<u16>,
+}
+
+impl KnownProfile {
     /// All that there are in `profiles`.
-    pub fn all(profiles: &Path) -> Result<Vec<Self>, Failure> {
+    pub(crate) fn all(profiles: &Path) -> Result<Vec<Self>, ProfilesError> {
         let known = |name: String| {
             let path = profiles.join(&name).join("config");
             // One that cannot be read is still a profile by its name: using it says what is wrong with it.
@@ -69,14 +88,12 @@ impl Known {
     }
 
     /// What the host is resolved by.
-    #[must_use]
-    pub fn resolved_by(&self) -> &str {
+    pub(crate) fn resolved_by(&self) -> &str {
         self.address.as_deref().unwrap_or(&self.name)
     }
 
     /// Whether `host` is this profile by its name or by its `address`, as they are written.
-    #[must_use]
-    pub fn is(&self, host: &Host) -> bool {
+    pub(crate) fn is(&self, host: &Host) -> bool {
         let names = [Some(self.name.as_str()), self.address.as_deref()];
         names.into_iter().flatten().any(|name| match host {
             Host::Name(wanted) => plain_name(name) == plain_name(wanted),
@@ -85,25 +102,37 @@ impl Known {
     }
 }
 
-/// The names of the profiles in `profiles`: none where there is no such directory. One that is there but cannot be read
-/// is an error: nobody can say then that a host has no profile.
-pub fn names(profiles: &Path) -> Result<Vec<String>, Failure> {
-    match profile::names(profiles) {
-        Err(why) if why.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        names => names.map_err(|why| Failure::NoProfiles(profiles.to_owned(), why)),
+/// The names of the profiles in `profiles`, sorted. A directory that is not there, or cannot be read, is an error.
+pub(crate) fn listed_names(profiles: &Path) -> Result<Vec<String>, ProfilesError> {
+    profile::names(profiles).map_err(|why| match why.kind() {
+        ErrorKind::NotFound => ProfilesError::Missing(profiles.to_owned()),
+        _ => ProfilesError::Unreadable(profiles.to_owned(), why),
+    })
+}
+
+/// The same, and none where there is no such directory. One that is there but cannot be read is an error: nobody can
+/// say then that a host has no profile.
+pub(crate) fn names(profiles: &Path) -> Result<Vec<String>, ProfilesError> {
+    match listed_names(profiles) {
+        Err(ProfilesError::Missing(_)) => Ok(Vec::new()),
+        names => names,
     }
 }
 
+/// A profile's name is a plain file name: "..", "a/b" and the like would be other directories than a profile's.
+pub(crate) fn is_plain_name(host: &str) -> bool {
+    Path::new(host).file_name().is_some_and(|name| name == host)
+}
+
 /// Changes of one letter between what was typed and what was meant: more than this is another name.
-const MOST_SLIPS: usize = 3;
+const MAX_SLIPS: usize = 3;
 
 /// The one of `names` that `wanted` was probably meant to be: with a letter or two wrong, or without its domain.
-#[must_use]
-pub fn nearest<'n>(wanted: &str, names: &'n [String]) -> Option<&'n str> {
+pub(crate) fn nearest<'n>(wanted: &str, names: &'n [String]) -> Option<&'n str> {
     // By the letters that people see and type, not by those of the DNS.
     let letters = |name: &str| name.to_lowercase().trim_end_matches('.').to_owned();
     let wanted = letters(wanted);
-    let slips = (wanted.chars().count() / 4).clamp(1, MOST_SLIPS);
+    let slips = (wanted.chars().count() / 4).clamp(1, MAX_SLIPS);
     let distance = |name: &str| match letters(name) {
         name if name.split_once('.').is_some_and(|(host, _)| host == wanted) => 0,
         name => strsim::damerau_levenshtein(&name, &wanted),
@@ -152,6 +181,6 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let text = names(&file).unwrap_err().to_string();
         assert!(text.contains("file") && text.contains("Not a directory"), "{text}");
-        assert!(matches!(Known::all(&file), Err(Failure::NoProfiles(..))));
+        assert!(matches!(KnownProfile::all(&file), Err(ProfilesError::Unreadable(..))));
     }
 }

@@ -2,8 +2,6 @@
 //!
 //! What the classic layout leaves free is chosen here, once, for both families.
 
-#![forbid(unsafe_code)]
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use pnet::packet::ip::IpNextHeaderProtocols;
@@ -18,18 +16,18 @@ const IPV6_HEADER_LEN: u8 = 40;
 const TCP_HEADER_LEN: u8 = 20;
 
 /// Hops that a knock may travel: what Linux gives its own packets.
-pub const TTL: u8 = 64;
+pub(crate) const TTL: u8 = 64;
 
 /// Source and destination of a packet: of one family, which the type holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ends {
+pub enum AddressPair {
     /// Source, destination.
     V4(Ipv4Addr, Ipv4Addr),
     /// Source, destination.
     V6(Ipv6Addr, Ipv6Addr),
 }
 
-impl Ends {
+impl AddressPair {
     /// `None` where the two are not of one family.
     #[must_use]
     pub fn new(source: IpAddr, destination: IpAddr) -> Option<Self> {
@@ -45,7 +43,7 @@ impl Ends {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnockPacket {
     /// Where from and where to.
-    pub ends: Ends,
+    pub addresses: AddressPair,
     /// Any port: no socket waits for the server's refusal.
     pub source_port: u16,
     /// The profile's knock port.
@@ -58,8 +56,7 @@ pub struct KnockPacket {
 
 impl KnockPacket {
     /// The 20 bits of the IPv6 flow label: `flow_high`, then the knock's 16.
-    #[must_use]
-    pub fn flow_label(&self) -> u32 {
+    pub(crate) fn flow_label(&self) -> u32 {
         u32::from(self.flow_high & 0xf) << 16 | u32::from(self.fields.id)
     }
 
@@ -67,9 +64,9 @@ impl KnockPacket {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let tcp = self.tcp_header();
-        let mut packet = match self.ends {
-            Ends::V4(source, destination) => self.ipv4_header(source, destination),
-            Ends::V6(source, destination) => self.ipv6_header(source, destination),
+        let mut packet = match self.addresses {
+            AddressPair::V4(source, destination) => self.ipv4_header(source, destination),
+            AddressPair::V6(source, destination) => self.ipv6_header(source, destination),
         };
         packet.extend_from_slice(&tcp);
         packet
@@ -86,11 +83,11 @@ impl KnockPacket {
         header.set_data_offset(TCP_HEADER_LEN / 4);
         header.set_flags(TcpFlags::SYN);
         header.set_window(self.fields.window);
-        let checksum = match &self.ends {
-            Ends::V4(source, destination) => {
+        let checksum = match &self.addresses {
+            AddressPair::V4(source, destination) => {
                 tcp::ipv4_checksum(&header.to_immutable(), source, destination)
             }
-            Ends::V6(source, destination) => {
+            AddressPair::V6(source, destination) => {
                 tcp::ipv6_checksum(&header.to_immutable(), source, destination)
             }
         };
@@ -146,14 +143,15 @@ mod tests {
         seal(&keys, Request(995), 4_294_967_294).unwrap()
     }
 
-    fn packet(ends: Ends) -> KnockPacket {
+    fn packet(addresses: AddressPair) -> KnockPacket {
         let fields = first_vector();
-        KnockPacket { ends, source_port: 40_000, knock_port: 1622, fields, flow_high: 0xc }
+        KnockPacket { addresses, source_port: 40_000, knock_port: 1622, fields, flow_high: 0xc }
     }
 
     #[test]
     fn every_byte_of_an_ipv4_knock_is_as_the_layout_says() {
-        let bytes = packet(Ends::V4([192, 0, 2, 1].into(), [198, 51, 100, 7].into())).to_bytes();
+        let bytes =
+            packet(AddressPair::V4([192, 0, 2, 1].into(), [198, 51, 100, 7].into())).to_bytes();
         #[rustfmt::skip]
         let expected = [
             0x45, 0, 0, 40,             // version, header length; TOS; total length
@@ -174,19 +172,20 @@ mod tests {
     fn every_byte_of_an_ipv6_knock_is_as_the_layout_says() {
         let source: Ipv6Addr = "2001:db8::1".parse().unwrap();
         let destination: Ipv6Addr = "2001:db8:1::7".parse().unwrap();
-        let bytes = packet(Ends::V6(source, destination)).to_bytes();
+        let bytes = packet(AddressPair::V6(source, destination)).to_bytes();
         assert_eq!(bytes.len(), 60);
         assert_eq!(bytes[..4], [0x60, 0x0c, 0x5a, 0x47], "the flow label ends in the knock's ID");
         assert_eq!(bytes[4..8], [0, 20, 6, 64]);
         assert_eq!(bytes[8..24], source.octets());
         assert_eq!(bytes[24..40], destination.octets());
-        let four = packet(Ends::V4([192, 0, 2, 1].into(), [198, 51, 100, 7].into())).to_bytes();
+        let four =
+            packet(AddressPair::V4([192, 0, 2, 1].into(), [198, 51, 100, 7].into())).to_bytes();
         assert_eq!(bytes[40..56], four[20..36], "TCP up to its checksum is the same");
         assert_eq!(bytes[56..], [0xc8, 0xc5, 0, 0], "its checksum is over the IPv6 addresses");
     }
 
     #[test]
     fn ends_of_two_families_are_no_packet() {
-        assert_eq!(Ends::new([192, 0, 2, 1].into(), Ipv6Addr::LOCALHOST.into()), None);
+        assert_eq!(AddressPair::new([192, 0, 2, 1].into(), Ipv6Addr::LOCALHOST.into()), None);
     }
 }

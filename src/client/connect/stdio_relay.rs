@@ -1,8 +1,7 @@
 //! Standard input and output as the two ends of a connection, for ssh's `ProxyCommand`.
 //!
-//! Two threads that block, one a direction: each wakes only for bytes, and neither can hold the other up.
-
-#![forbid(unsafe_code)]
+//! Two threads that block, one a direction: each wakes only for bytes, and neither can hold the other up. Not tokio's,
+//! which cannot wait for a file, and would have to make descriptors non-blocking that others have open too.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -12,12 +11,14 @@ use std::sync::mpsc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::client::say::reason;
+
 /// Bytes moved at once.
 const CHUNK: usize = 64 * 1024;
 
 /// Standard input and output as files of their own, without the standard library's buffers. Standard output itself
 /// becomes `/dev/null`, so that closing the file is what its reader sees as the end.
-pub fn standard_ends() -> io::Result<(File, File)> {
+pub(crate) fn standard_ends() -> io::Result<(File, File)> {
     let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let null = OpenOptions::new().write(true).open("/dev/null")?;
@@ -26,11 +27,13 @@ pub fn standard_ends() -> io::Result<(File, File)> {
 }
 
 /// Which end of it failed.
-#[derive(Debug)]
-pub enum Lost {
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RelayError {
     /// Standard input or output.
+    #[error("standard input or output cannot be used ({})", reason(.0))]
     StandardEnds(io::Error),
     /// The connection.
+    #[error("the connection broke ({})", reason(.0))]
     Connection(io::Error),
 }
 
@@ -39,8 +42,8 @@ pub enum Lost {
 ///
 /// A connection that is reset, or an `output` that nobody reads, ends it all at once. A reader that has gone is no
 /// error: that is how ssh ends. Nor is a server that closes before it has taken all: it has said that it is done.
-pub fn relay(stream: &TcpStream, input: File, output: File) -> Result<(), Lost> {
-    let towards = stream.try_clone().map_err(Lost::Connection)?;
+pub(crate) fn relay(stream: &TcpStream, input: File, output: File) -> Result<(), RelayError> {
+    let towards = stream.try_clone().map_err(RelayError::Connection)?;
     let (tell, told) = mpsc::channel();
     // Not joined: it may hang in a read of the terminal when the connection is long gone.
     std::thread::spawn(move || match copy(input, &towards) {
@@ -53,15 +56,15 @@ pub fn relay(stream: &TcpStream, input: File, output: File) -> Result<(), Lost> 
     });
     match copy(stream, output) {
         Err(Broken::To(why)) if why.kind() == ErrorKind::BrokenPipe => return Ok(()),
-        Err(Broken::To(why)) => return Err(Lost::StandardEnds(why)),
-        Err(Broken::From(why)) => return Err(Lost::Connection(why)),
+        Err(Broken::To(why)) => return Err(RelayError::StandardEnds(why)),
+        Err(Broken::From(why)) => return Err(RelayError::Connection(why)),
         Ok(()) => {}
     }
     // The server has said all it will, but may still listen: until our input ends too, or the server hangs up.
-    wait_for(stream, PollFlags::empty()).map_err(Lost::Connection)?;
+    wait_for(stream, PollFlags::empty()).map_err(RelayError::Connection)?;
     // A reset is told once, to whoever asks first. If that was the other way, what was read here was an end like any
     // other; but then the other way has the error, and is about to tell it. Otherwise it is still to be had.
-    let why = match stream.take_error().map_err(Lost::Connection)? {
+    let why = match stream.take_error().map_err(RelayError::Connection)? {
         Some(why) => Broken::To(why),
         None => match told.recv() {
             Ok(why) => why,
@@ -69,9 +72,9 @@ pub fn relay(stream: &TcpStream, input: File, output: File) -> Result<(), Lost> 
         },
     };
     match why {
-        Broken::From(why) => Err(Lost::StandardEnds(why)),
+        Broken::From(why) => Err(RelayError::StandardEnds(why)),
         Broken::To(why) if why.kind() == ErrorKind::BrokenPipe => Ok(()),
-        Broken::To(why) => Err(Lost::Connection(why)),
+        Broken::To(why) => Err(RelayError::Connection(why)),
     }
 }
 
@@ -82,6 +85,10 @@ enum Broken {
 }
 
 /// Copies each piece as it comes. Consumes both ends, which closes them if they are owned.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "nobody reads more than there is room for, or writes more than there is"
+)]
 fn copy(mut from: impl Read + AsFd, mut to: impl Write + AsFd) -> Result<(), Broken> {
     let mut chunk = vec![0; CHUNK];
     loop {
@@ -93,10 +100,10 @@ fn copy(mut from: impl Read + AsFd, mut to: impl Write + AsFd) -> Result<(), Bro
                 continue;
             }
         };
-        let mut left = chunk.get(..len).unwrap_or_default();
+        let mut left = &chunk[..len];
         while !left.is_empty() {
             match to.write(left) {
-                Ok(len) => left = left.get(len..).unwrap_or_default(),
+                Ok(len) => left = &left[len..],
                 Err(why) => wait_or_fail(why, &to, PollFlags::POLLOUT).map_err(Broken::To)?,
             }
         }
@@ -134,7 +141,7 @@ mod tests {
         input: File,
         /// Read here what the relay writes.
         output: File,
-        relay: thread::JoinHandle<Result<(), Lost>>,
+        relay: thread::JoinHandle<Result<(), RelayError>>,
     }
 
     fn relayed() -> Relayed {
@@ -213,9 +220,9 @@ mod tests {
     }
 
     /// What `relay` returned: the error of the connection.
-    fn lost(relay: thread::JoinHandle<Result<(), Lost>>) -> io::Error {
+    fn lost(relay: thread::JoinHandle<Result<(), RelayError>>) -> io::Error {
         match relay.join().unwrap() {
-            Err(Lost::Connection(why)) => why,
+            Err(RelayError::Connection(why)) => why,
             other => panic!("{other:?}"),
         }
     }
@@ -257,7 +264,7 @@ mod tests {
     #[test]
     fn an_input_that_cannot_be_read_is_not_taken_for_one_that_ended() {
         let Relayed { server, input, output, relay } = relayed_from(File::open("/").unwrap());
-        assert!(matches!(relay.join().unwrap(), Err(Lost::StandardEnds(_))));
+        assert!(matches!(relay.join().unwrap(), Err(RelayError::StandardEnds(_))));
         drop((server, input, output));
     }
 }
