@@ -7,13 +7,12 @@
 //!
 //! Pure: bytes in, fields out. No allocation, one pass, no panic whatever the bytes are.
 
-mod header;
+pub mod header;
 pub mod not_a_syn;
 pub(super) mod packet;
 mod rest;
 
 use crate::syn::LoggedSyn;
-pub use header::kmsg_sequence;
 use not_a_syn::NotASyn;
 
 /// What stands before the kernel's message in a line.

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::error::{Report, SourceError};
-use crate::daemon::kernel_log_line::kmsg_sequence;
+use crate::daemon::kernel_log_line::header::kmsg_sequence;
 
 /// The device.
 pub(super) const DEVICE: &str = "/dev/kmsg";
