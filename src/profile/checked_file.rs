@@ -27,7 +27,7 @@ pub enum FileError {
     #[error("{0:?}: not a regular file")]
     NotAFile(PathBuf),
     /// The group or others may write to it.
-    #[error("{0:?}: writable by others\nfix: check its content, then: chmod go-w {0:?}")]
+    #[error("{0:?}: others may write to it\nfix: check what is in it, then: chmod go-w {0:?}")]
     WritableByOthers(PathBuf),
     /// It is larger than any such file is.
     #[error("{0:?}: larger than {1} bytes, which no such file is\nfix: check what is in it")]
