@@ -17,7 +17,7 @@
 //!
 //! The client uses the same modules in the opposite order: profile, counter, layout, SYN, raw socket ([`client`]).
 //!
-//! The dependency rules are in `docs/architecture.md`; `tests/tree.rs` checks them.
+//! The dependency rules are in `docs/architecture.md`; `tests/tree` checks them.
 
 #[cfg(all(feature = "misbehave", not(debug_assertions)))]
 compile_error!(

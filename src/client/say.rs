@@ -19,12 +19,12 @@ pub(crate) fn tell(line: fmt::Arguments<'_>) {
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-/// Writes what is wrong to standard error, and the hint, if there is one, on a line of its own.
+/// Writes what is wrong to standard error, and the hint, if there is one, on a line of its own. An error may have brought its
+/// own hint as a second line.
 pub(crate) fn error(program: &str, what: &dyn fmt::Display, hint: Option<String>) {
-    match hint {
-        Some(hint) => tell(format_args!("{program}: {what}\n{program}: {hint}")),
-        None => tell(format_args!("{program}: {what}")),
-    }
+    let hint = hint.map(|hint| format!("\n{hint}")).unwrap_or_default();
+    let text = format!("{what}{hint}").replace('\n', &format!("\n{program}: "));
+    tell(format_args!("{program}: {text}"));
 }
 
 /// What the system said, without its number.

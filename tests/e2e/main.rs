@@ -2,7 +2,6 @@
 //!
 //! `sudo scripts/test.sh` runs them (cargo feature `e2e`, root). `net` and the modules beside it are the harness.
 #![cfg(feature = "e2e")]
-#![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
