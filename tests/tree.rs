@@ -128,12 +128,6 @@ const RULES: &[Rule] = &[
 /// The rooms whose files still use each other in circles.
 const CYCLES_LEFT: &[&str] = &["client"];
 
-/// The files that still export what another file defines.
-const EXPORTS_LEFT: &[&str] = &[];
-
-/// The names that more than one type still has.
-const NAMES_LEFT: &[&str] = &["Asked", "Cli", "NoConnection", "Request"];
-
 /// The only files in which `unsafe` may stand: Cargo.toml denies it in all others. Clippy asks for a SAFETY comment.
 const UNSAFE_IN: &[&str] = &[
     // One system call that no crate here has a safe form of, for `--check` alone.
@@ -654,12 +648,7 @@ fn no_room_is_used_by_what_it_uses() {
 fn an_import_names_the_file_that_defines_what_it_imports() {
     let files = rust_files(&root().join("src"));
     let exports = |(_, line): &(usize, String)| line.starts_with("pub") && line.contains("use ");
-    let (left, wrong): (Vec<_>, Vec<_>) = files
-        .iter()
-        .filter(|path| code(path).iter().any(exports))
-        .map(|path| path.strip_prefix(root()).unwrap().display().to_string())
-        .partition(|path| EXPORTS_LEFT.contains(&path.as_str()));
-    println!("files that export another's items, left for now: {left:#?}");
+    let wrong: Vec<_> = files.iter().filter(|path| code(path).iter().any(exports)).collect();
     assert!(wrong.is_empty(), "these export another file's items: {wrong:#?}");
 }
 
@@ -680,12 +669,9 @@ fn no_two_types_have_one_name() {
         }
     }
     types.retain(|_, files| files.len() > 1);
-    let (left, wrong): (Vec<_>, Vec<_>) =
-        types.into_iter().partition(|(name, _)| NAMES_LEFT.contains(&name.as_str()));
-    println!("names of more than one type, left for now: {left:#?}");
     assert!(
-        wrong.is_empty(),
-        "more than one type has the same name: {wrong:#?}\nWho reads a log or a trace has the name alone"
+        types.is_empty(),
+        "more than one type has the same name: {types:#?}\nWho reads a log or a trace has the name alone"
     );
 }
 

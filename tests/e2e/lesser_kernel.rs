@@ -73,9 +73,8 @@ fn without_a_conntrack_helper_the_set_and_the_mark_do_and_conntrack_alone_is_ref
 
     let mut alone = daemon(&site, "helpers");
     let mut refused = Running::start(alone.args(["--firewall", "conntrack"]));
-    refused.wait_for_line(NO_HELPER, |line| {
-        line.contains(NO_HELPER) && line.contains("nf_conntrack_netbios_ns")
-    });
+    refused.wait_for_line(NO_HELPER, |line| line.contains(NO_HELPER));
+    refused.wait_for_line("a module", |line| line.contains("nf_conntrack_netbios_ns"));
     assert!(!refused.wait_for_end().success());
 
     let command = daemon(&site, "helpers");
