@@ -105,6 +105,7 @@ pub(crate) const PRIVILEGED: &[Privileged] = &[
             "expectation",
             "tuple",
             "tell",
+            "command",
         ],
         not_reached: &[
             "Expectations::new",

@@ -181,8 +181,11 @@ impl Expectations {
         // One of an earlier life, never met: a second one of the kind is refused.
         let _ = tell(netlink, DELETE_EXPECTATION, client, 0, vec![grant.tuple(EXPECT_TUPLE)]);
         tell(netlink, NEW_ENTRY, client, ONLY_NEW, entry)?;
-        let made = tell(netlink, NEW_EXPECTATION, client, ONLY_NEW, expectation)
-            .and_then(|()| tell(netlink, NEW_EXPECTATION, client, 0, with_time));
+        // Together: if this process died between them, the grant would last as long as the helper's policy says.
+        let made = netlink.tell(&[
+            command(NEW_EXPECTATION, client, ONLY_NEW, expectation),
+            command(NEW_EXPECTATION, client, 0, with_time),
+        ]);
         if made.is_err() {
             self.revoke(netlink, slot, grant)?;
         }
@@ -300,7 +303,11 @@ fn tell(
     flags: u16,
     attributes: Vec<DefaultNla>,
 ) -> Result<(), Errno> {
+    netlink.tell(&[command(action, like, flags, attributes)])
+}
+
+fn command(action: Action, like: IpAddr, flags: u16, attributes: Vec<DefaultNla>) -> Command {
     let family =
         if like.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
-    netlink.tell(&Command::new(family, action, flags, attributes))
+    Command::new(family, action, flags, attributes)
 }

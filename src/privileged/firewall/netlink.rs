@@ -108,11 +108,15 @@ impl Netlink {
         self.exchange(&bytes, first, commands.len())
     }
 
-    /// Has the kernel do one thing.
-    pub(super) fn tell(&mut self, command: &Command) -> Result<(), Errno> {
+    /// Has the kernel do these things one after the other. No signal comes between them, not even SIGKILL. The kernel goes
+    /// on after one that it refuses; the first refusal is the result.
+    pub(super) fn tell(&mut self, commands: &[Command]) -> Result<(), Errno> {
         let mut bytes = Vec::new();
-        self.push(&mut bytes, 0, command);
-        self.exchange(&bytes, self.sequence, 1).map_err(|error| error.errno)
+        let first = self.sequence.wrapping_add(1);
+        for command in commands {
+            self.push(&mut bytes, 0, command);
+        }
+        self.exchange(&bytes, first, commands.len()).map_err(|error| error.errno)
     }
 
     /// Has the kernel list the tables of `family`, and hands each message of the list to `each`.
