@@ -20,11 +20,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 
 use cost::{Memory, Processes};
+use knockknock::daemon::helper_handle::HelperHandle;
 use knockknock::grant::{Grant, Protocol, Spend};
 use knockknock::privileged::drop_privileges::Ids;
 use knockknock::privileged::firewall::log_rules::LogRules;
 use knockknock::privileged::firewall::{BackEnd, Firewall};
-use knockknock::privileged::handle::HelperHandle;
 use knockknock::privileged::limits::Limits;
 use knockknock::privileged::message::Reply;
 use knockknock::privileged::spawn::spawn_helper;
@@ -165,7 +165,7 @@ fn kib(size: u64) -> String {
 fn helper(firewall: Firewall) -> HelperHandle {
     let nobody = User::from_name("nobody").unwrap().expect("a user nobody");
     let ids = Ids { uid: nobody.uid, gid: nobody.gid, groups: Vec::new() };
-    spawn_helper(firewall, &limits(), &ids).unwrap()
+    HelperHandle::when_ready(spawn_helper(firewall, &limits(), &ids).unwrap()).unwrap()
 }
 
 fn limits() -> Limits {

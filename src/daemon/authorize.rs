@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::error::DaemonError;
 use super::expected_knocks::{ExpectedKnocks, Listening};
+use super::helper_handle::{HelperGone, HelperHandle};
 use super::kernel_log_line::packet::NewConnection;
 use super::match_knock::{KnockMatch, KnockMatcher};
 use super::open_grants::{GrantUse, OpenGrant, OpenGrants};
@@ -11,7 +12,6 @@ use super::outcome::Outcome;
 use super::registry::ProfileRegistry;
 use super::rejected_knocks::{Counted, RejectReason, RejectedKnocks, RejectedReport};
 use crate::grant::Grant;
-use crate::privileged::handle::{HelperGone, HelperHandle};
 use crate::privileged::limits::Limits;
 use crate::privileged::message::Reply;
 use crate::syn::LoggedSyn;

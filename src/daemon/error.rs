@@ -3,16 +3,16 @@
 use std::io;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use thiserror::Error;
 
 use super::config::ConfigError;
+use super::helper_handle::{Ended, HelperGone, NotReady};
 use super::log_source::error::SourceError;
 use super::sandbox::SandboxError;
 use crate::privileged::drop_privileges::DropError;
 use crate::privileged::firewall::FirewallError;
-use crate::privileged::handle::{Ended, HelperGone};
 use crate::privileged::message::Reply;
-use crate::privileged::spawn::SpawnError;
 use crate::profile::roots::NotRoots;
 
 /// Why the daemon does not start, or does not go on.
@@ -50,8 +50,11 @@ pub(super) enum DaemonError {
     #[error(transparent)]
     Firewall(#[from] FirewallError),
     /// The helper did not start.
+    #[error("cannot start the helper: {}", .0.desc())]
+    NoHelper(#[source] Errno),
+    /// It started, and cannot do its work.
     #[error(transparent)]
-    NoHelper(#[from] SpawnError),
+    NotReady(#[from] NotReady),
     /// Privileges could not be dropped.
     #[error(transparent)]
     Drop(#[from] DropError),

@@ -10,11 +10,11 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
 use super::error::DaemonError;
+use super::helper_handle::HelperGone;
 use super::line_handler::LineHandler;
 use super::log_source::LogSource;
 use super::log_source::port_filter::{PortSet, wanted_lines};
 use super::say;
-use crate::privileged::handle::HelperGone;
 use crate::privileged::message::Reply;
 
 /// What the loop works with.

@@ -3,11 +3,11 @@
 
 use super::error::DaemonError;
 use super::expected_sequences::ExpectedSequences;
+use super::helper_handle::{HelperGone, HelperHandle};
 use super::profile_state::ProfileState;
 use super::registry::ProfileRegistry;
 use crate::layout::receiver::FAR;
 use crate::privileged::firewall::nftables::MAX_EXPECTED;
-use crate::privileged::handle::{HelperGone, HelperHandle};
 use crate::privileged::message::Reply;
 
 /// What the kernel is told to log, as it has it.

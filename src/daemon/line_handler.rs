@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use super::authorize::Authorizer;
+use super::helper_handle::HelperGone;
 use super::kernel_log_line::Framing;
 use super::kernel_log_line::not_a_syn::NotASyn;
 use super::log_event::{LogEvent, LogPrefixes};
 use super::outcome::OutcomeMessage;
 use super::say;
 use super::unreadable_lines::{UnreadableLines, Verdict};
-use crate::privileged::handle::HelperGone;
 use crate::syn::LoggedSyn;
 
 /// Takes lines, one after the other.

@@ -17,9 +17,9 @@ use nix::sys::stat::{SFlag, fstat};
 use nix::sys::uio::pwrite;
 use nix::unistd::{Pid, execv, getppid};
 
+use super::helper_handle::HelperHandle;
 use crate::grant::{Protocol, Spend};
 use crate::layout::Request;
-use crate::privileged::handle::HelperHandle;
 
 /// Does what the port that is asked for stands for. What the sandbox forbids does not return.
 pub(super) fn misbehave(asked: Request, helper: &mut HelperHandle) {

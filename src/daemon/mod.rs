@@ -16,6 +16,7 @@
 //!   open_grants           what is open, and who connected
 //!   expected_knocks       the knocks that may come next; expected_sequences: their numbers
 //!   rejected_knocks       those that were not valid
+//!   helper_handle         the pipes to the helper: ask_open, ask_close, ask_expect, …
 //!   outcome               what came of it, in words; say: how anything is said
 //! check                 `--check`; trial_plan: what `--try` tries
 //! ```
@@ -32,6 +33,7 @@ mod event_loop;
 mod expected_knocks;
 mod expected_sequences;
 mod guard;
+pub mod helper_handle;
 pub mod kernel_log_line;
 mod line_handler;
 mod load_profiles;

@@ -13,6 +13,7 @@ use super::error::DaemonError;
 use super::event_loop::EventLoop;
 use super::expected_knocks::Listening;
 use super::guard;
+use super::helper_handle::HelperHandle;
 use super::line_handler::LineHandler;
 use super::load_profiles;
 use super::lock;
@@ -29,7 +30,6 @@ use super::user::user_to_run_as;
 use crate::layout::receiver::FAR;
 use crate::privileged::drop_privileges::{Ids, drop_privileges};
 use crate::privileged::firewall::log_rules::LogRules;
-use crate::privileged::handle::HelperHandle;
 use crate::privileged::limits::Limits;
 use crate::privileged::spawn::spawn_helper;
 
@@ -56,7 +56,8 @@ pub(super) fn run(settings: &Settings) -> Result<(), DaemonError> {
             firewall
         }
     };
-    let helper = spawn_helper(firewall, &limits, &user)?;
+    let spawned = spawn_helper(firewall, &limits, &user).map_err(DaemonError::NoHelper)?;
+    let helper = HelperHandle::when_ready(spawned)?;
 
     match prepare(settings, &user, &limits, features, helper.pid()) {
         Ok(prepared) => watch(settings, prepared, helper, limits, features, log_rules),

@@ -8,8 +8,7 @@
 //!   drop_privileges     it keeps CAP_NET_ADMIN alone, and proves it
 //!   seccomp             it keeps the system calls of the loop alone
 //! then, for each message
-//!   handle            the daemon's end of the pipes: ask_open, ask_close, ask_expect, …
-//!   message           the bytes on the pipes
+//!   message           the bytes on the pipes; the daemon's end of them is daemon::helper_handle
 //!   helper            the loop: read, decode, check, apply, reply (answer_open, answer_close, …)
 //!   limits            what root allows anyone to be granted
 //!   grants            how many grants are open
@@ -21,7 +20,6 @@
 pub mod drop_privileges;
 pub mod firewall;
 pub mod grants;
-pub mod handle;
 mod helper;
 pub mod limits;
 pub mod message;

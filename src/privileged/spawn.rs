@@ -18,12 +18,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::SigSet;
-use nix::unistd::{ForkResult, chdir, dup2_raw, dup2_stdin, dup2_stdout, fork, pipe2, write};
-use thiserror::Error;
+use nix::unistd::{ForkResult, Pid, chdir, dup2_raw, dup2_stdin, dup2_stdout, fork, pipe2, write};
 
 use super::drop_privileges::{Ids, drop_privileges};
 use super::firewall::Firewall;
-use super::handle::{HelperHandle, NotReady};
 use super::helper::{LoopEnd, answer_requests};
 use super::limits::Limits;
 use super::message::Reply;
@@ -35,15 +33,13 @@ const FIRST_UNUSED: i32 = ROUTE_FD + 1;
 /// The exit status of a helper that panicked, as Rust programs have it.
 const PANICKED: i32 = 101;
 
-/// Why there is no helper.
-#[derive(Debug, Error)]
-pub enum SpawnError {
-    /// The pipes or the process could not be made.
-    #[error("cannot start the helper: {}", .0.desc())]
-    System(#[from] Errno),
-    /// It exited, or failed, before it was ready.
-    #[error(transparent)]
-    NotReady(#[from] NotReady),
+/// The helper: its process, and the daemon's ends of its pipes. It writes [`Reply::Ready`] when it has confined itself, or a
+/// line that says why it cannot.
+#[derive(Debug)]
+pub struct Spawned {
+    pub(crate) pid: Pid,
+    pub(crate) requests: OwnedFd,
+    pub(crate) replies: OwnedFd,
 }
 
 /// Closes every descriptor that this process was started with but standard input, output and error.
@@ -54,24 +50,18 @@ pub(crate) fn close_inherited() -> Result<(), Errno> {
     Errno::result(unsafe { libc::close_range(3, u32::MAX, 0) }).map(drop)
 }
 
-/// Forks the helper, which drops all privileges but the one for `firewall`, proves it, and confines itself.
-/// Returns when it is ready; the caller then has no access to the firewall any more.
+/// Forks the helper, which drops all privileges but the one for `firewall`, proves it, and confines itself. The caller has no
+/// access to the firewall any more.
 ///
 /// Call it before a byte of untrusted data has been read, and while the process has one thread.
-pub fn spawn_helper(
-    firewall: Firewall,
-    limits: &Limits,
-    ids: &Ids,
-) -> Result<HelperHandle, SpawnError> {
+pub fn spawn_helper(firewall: Firewall, limits: &Limits, ids: &Ids) -> Result<Spawned, Errno> {
     let (request_end, requests) = pipe2(OFlag::O_CLOEXEC)?;
     let (replies, reply_end) = pipe2(OFlag::O_CLOEXEC)?;
     // SAFETY: the caller has one thread, so no lock is held by a thread that the child does not have.
     match unsafe { fork() }? {
         ForkResult::Child => run_helper(firewall, limits, ids, request_end, reply_end),
         // Here the daemon's copies of the helper's descriptors are closed: the netlink sockets and the pipe ends.
-        ForkResult::Parent { child } => {
-            Ok(HelperHandle::new(child, requests, replies).when_ready()?)
-        }
+        ForkResult::Parent { child } => Ok(Spawned { pid: child, requests, replies }),
     }
 }
 

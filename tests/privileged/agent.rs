@@ -9,11 +9,11 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
+use knockknock::daemon::helper_handle::{HelperGone, HelperHandle};
 use knockknock::grant::{Grant, Protocol, Service, Spend};
 use knockknock::privileged::drop_privileges::Ids;
 use knockknock::privileged::firewall::log_rules::LogRules;
 use knockknock::privileged::firewall::{BackEnd, Firewall};
-use knockknock::privileged::handle::{HelperGone, HelperHandle};
 use knockknock::privileged::limits::Limits;
 use knockknock::privileged::message::Reply;
 use knockknock::privileged::spawn::spawn_helper;
@@ -338,7 +338,8 @@ fn start(name: &str) -> Result<HelperHandle, String> {
         .map_err(|error| error.to_string())?;
     assert!(firewall.has_table());
     let _ = HELPERS_OF.set(format!("{:?}", firewall.conntrack_helpers()));
-    spawn_helper(firewall, &limits, &ids).map_err(|error| error.to_string())
+    let spawned = spawn_helper(firewall, &limits, &ids).map_err(|errno| errno.to_string())?;
+    HelperHandle::when_ready(spawned).map_err(|error| error.to_string())
 }
 
 /// Sends one TCP packet; the kernel makes the header around it.

@@ -274,8 +274,8 @@ pub(crate) const START: &[(&str, AtStart)] = &[
     ("src/counter.rs", AtStart::Only(&["Counter::open", "Counter::metadata"])),
     ("src/privileged/spawn.rs", AtStart::AllBut(&["serve", "report"])),
     (
-        "src/privileged/handle.rs",
-        AtStart::Only(&["HelperHandle::new", "HelperHandle::when_ready", "HelperGone::from"]),
+        "src/daemon/helper_handle.rs",
+        AtStart::Only(&["HelperHandle::when_ready", "HelperGone::from"]),
     ),
     ("src/privileged/drop_privileges.rs", AtStart::AllBut(&[])),
     ("src/privileged/seccomp.rs", AtStart::AllBut(&[])),

@@ -1,6 +1,6 @@
 //! The daemon's end of the pipes to the helper. Owns the helper's process from that side: asks it, detects
 //! its exit, ends it.
-//! Runs without any privilege; [`super::helper`] is the other end.
+//! Runs without any privilege; `privileged::helper` is the other end.
 //!
 //! System calls: `write`, `poll` (`ppoll`) and `read` to ask; `close`, `wait4`, `kill`, `clock_nanosleep` and
 //! `clock_gettime` to end.
@@ -17,8 +17,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, read, write};
 use thiserror::Error;
 
-use super::message::{MAX_NUMBERS, Message, REPLY_LEN, Reply};
 use crate::grant::Grant;
+use crate::privileged::message::{MAX_NUMBERS, Message, REPLY_LEN, Reply};
+use crate::privileged::spawn::Spawned;
 
 /// A reply takes some ten microseconds. A helper that takes this long was stopped.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,19 +75,16 @@ pub enum Ended {
 }
 
 impl HelperHandle {
-    pub(super) fn new(pid: Pid, requests: OwnedFd, replies: OwnedFd) -> Self {
-        Self { pid, requests, replies, gone: None }
-    }
-
     /// Waits until the helper says that it is ready, or why it will not be.
-    pub(super) fn when_ready(self) -> Result<Self, NotReady> {
+    pub fn when_ready(Spawned { pid, requests, replies }: Spawned) -> Result<Self, NotReady> {
+        let handle = Self { pid, requests, replies, gone: None };
         let (mut said, mut piece) = (Vec::new(), [0; 512]);
         let deadline = Instant::now() + REPLY_TIMEOUT;
         // It says `Ready`, or it writes a line and ends.
         while said != Reply::Ready.encode() {
-            let read = self.wait(deadline).and_then(|()| Ok(read(&self.replies, &mut piece)?));
+            let read = handle.wait(deadline).and_then(|()| Ok(read(&handle.replies, &mut piece)?));
             let Ok(length @ 1..) = read else {
-                let ended = self.end();
+                let ended = handle.end();
                 return Err(match String::from_utf8_lossy(&said) {
                     said if said.is_empty() => NotReady::Ended(ended),
                     said => NotReady::Because(said.into_owned()),
@@ -94,7 +92,7 @@ impl HelperHandle {
             };
             said.extend_from_slice(piece.get(..length).unwrap_or_default());
         }
-        Ok(self)
+        Ok(handle)
     }
 
     /// Asks the helper for `grant`. Its other end is `answer_open`.
