@@ -56,6 +56,6 @@ Examples:
 
 A valid knock gets its sender one connection to the port it asks for, within a few seconds; then
 the port is closed again. Start it as root: it opens what it needs, hands the firewall to a helper
-that can do nothing else, and goes on as an ordinary user. Events go to stderr, a line each;
+that can do nothing else, and continues as an ordinary user. Events go to stderr, a line each;
 `ready` once it watches. SIGTERM ends it and revokes every grant; SIGUSR1 drops its guard's copy.
 Exit status: 0 ended as told, 1 could not go on, 2 wrong usage.";

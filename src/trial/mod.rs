@@ -33,7 +33,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long a knock takes at the most until the daemon has opened; then it is sent anew. A firewall may log so many a second.
 const GRANT_TIMEOUT: Duration = Duration::from_millis(1500);
 const MAX_KNOCKS: usize = 3;
-/// How long after the first connection the daemon may take to be told of it,
+/// How long after the first connection the daemon may take to read of it,
 const CAME_IN_TIMEOUT: Duration = Duration::from_secs(1);
 /// and the door, from then on, to shut.
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -189,7 +189,7 @@ impl TrialRun<'_> {
             };
             let last = server.last_words();
             self.problem(&format!(
-                "{at}: a knock on port {} opened nothing: no line of the log told of it (see `log` and `log_prefix`){but}; the \
+                "{at}: a knock on port {} opened nothing: it was not logged (see `log` and `log_prefix`){but}; the \
                  trial daemon: {}",
                 server.knock_port, last
             ));
@@ -256,7 +256,7 @@ impl TrialRun<'_> {
         Ok(false)
     }
 
-    /// A second connection, while the first stands. The daemon shuts the door when it is told of the first.
+    /// A second connection, while the first stands. The daemon revokes the grant when it reads of the first.
     fn is_shut_behind(
         &mut self,
         server: &mut Server,

@@ -154,7 +154,7 @@ fn dry_run(cli: &KnockCli) -> Result<u8, KnockError> {
     Ok(code)
 }
 
-/// The plans for the hosts of the command line. One without a plan is told of, and leaves its exit code.
+/// The plans for the hosts of the command line. For one without a plan the reason is reported, and its exit code set.
 fn plans(cli: &KnockCli, code: &mut u8) -> Vec<KnockPlan> {
     let planned = cli.hosts.iter().filter_map(|target| {
         plan(cli, &target.host, target.port.map(Request).or(cli.port))

@@ -68,7 +68,7 @@ pub(crate) struct Connected {
 /// What became of one attempt.
 #[derive(Debug)]
 struct Attempt {
-    /// The how manyth it was, from 0.
+    /// Its number, from 0.
     nth: u32,
     route: Route,
     took: Duration,

@@ -117,7 +117,7 @@ impl Proxy {
         }
     }
 
-    /// What the client wants, if it speaks SOCKS. A browser that was told of an HTTP proxy is helped along.
+    /// What the client wants, if it speaks SOCKS. A browser that takes this for an HTTP proxy gets an explanation.
     async fn request(&self, client: TcpStream) -> Result<SocksRequest<TcpStream>, SocksError> {
         let mut first = [0];
         if client.peek(&mut first).await? == 0 {

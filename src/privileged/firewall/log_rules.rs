@@ -22,7 +22,7 @@
 //! The limits stand in `seen`, for the numbers that came in the last seconds, because in `expected` they double the memory
 //! of a set that may have a million of them.
 //!
-//! The label says that a connection has been told of. It is set before it is asked for again, because a connection that was
+//! The label says that a connection has been logged. It is set before it is asked for again, because a connection that was
 //! there before this table may have no room for labels: each of its packets would be logged. `nft`'s own `ct label != 77`
 //! compares all 128 bits, so that another program's label would have the same effect.
 
