@@ -14,6 +14,7 @@ UNIT=(
     src/layout/classic.rs
     src/layout/receiver.rs
     src/counter.rs
+    src/grant.rs
     src/privileged/message.rs
     src/privileged/limits.rs
     src/privileged/grants.rs

@@ -150,6 +150,18 @@ mod tests {
     }
 
     #[test]
+    fn a_denial_names_its_service_once() {
+        let address = "192.0.2.7".parse().unwrap();
+        for (why, begins) in [
+            (OutsideLimits::Service(Protocol::Tcp, 80), "tcp/80 is not among"),
+            (OutsideLimits::Address(address), "tcp/80: 192.0.2.7"),
+        ] {
+            let text = Denial::ByLimits(Protocol::Tcp, 80, why).to_string();
+            assert!(text.starts_with(begins), "{text}");
+        }
+    }
+
+    #[test]
     fn a_request_opens_what_is_allowed_for_its_port_by_tcp_and_by_udp() {
         let tcp = (Protocol::Tcp, Spend::One);
         let udp = (Protocol::Udp, Spend::Any);
