@@ -20,9 +20,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 
 use cost::{Memory, Processes};
-use knockknock::privileged::{
-    BackEnd, Firewall, Helper, Ids, Limits, LogRules, Protocol, Reply, Request, Spend, split,
-};
+use knockknock::daemon::helper_handle::HelperHandle;
+use knockknock::grant::{Grant, Protocol, Spend};
+use knockknock::privileged::drop_privileges::Ids;
+use knockknock::privileged::firewall::log_rules::LogRules;
+use knockknock::privileged::firewall::{BackEnd, Firewall};
+use knockknock::privileged::limits::Limits;
+use knockknock::privileged::message::Reply;
+use knockknock::privileged::spawn::spawn_helper;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill};
@@ -49,18 +54,18 @@ fn main() {
 
 /// One way to open a port.
 enum Way {
-    Helper(Helper),
+    Helper(HelperHandle),
     Library(Firewall),
     Nft,
 }
 
 impl Way {
-    fn open(&mut self, request: &Request) {
+    fn open(&mut self, request: &Grant) {
         match self {
             Self::Helper(helper) => assert_eq!(helper.ask_open(request), Ok(Reply::Opened)),
             Self::Library(firewall) => firewall.open(request).unwrap(),
             Self::Nft => {
-                let Request { address, port, seconds, .. } = request;
+                let Grant { address, port, seconds, .. } = request;
                 nft(&format!(
                     "add element inet bench open4 {{ {address} . tcp . {port} timeout {seconds}s }}"
                 ));
@@ -157,10 +162,10 @@ fn kib(size: u64) -> String {
     format!("{:.1} MiB", size as f64 / 1024.0)
 }
 
-fn helper(firewall: Firewall) -> Helper {
+fn helper(firewall: Firewall) -> HelperHandle {
     let nobody = User::from_name("nobody").unwrap().expect("a user nobody");
     let ids = Ids { uid: nobody.uid, gid: nobody.gid, groups: Vec::new() };
-    split(firewall, &limits(), &ids).unwrap()
+    HelperHandle::when_ready(spawn_helper(firewall, &limits(), &ids).unwrap()).unwrap()
 }
 
 fn limits() -> Limits {
@@ -175,9 +180,9 @@ fn limits() -> Limits {
 }
 
 /// Another one each time: nothing is renewed.
-fn request(round: u8, nth: u16) -> Request {
+fn request(round: u8, nth: u16) -> Grant {
     let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, round));
-    Request {
+    Grant {
         address,
         destination: OWN.into(),
         protocol: Protocol::Tcp,

@@ -13,8 +13,8 @@ mod support;
 
 use std::hint::black_box;
 
-use knockknock::daemon::line::{Framing, parse};
-use knockknock::daemon::source::{PortSet, wanted_lines};
+use knockknock::daemon::kernel_log_line::{Framing, parse};
+use knockknock::daemon::log_source::port_filter::{PortSet, wanted_lines};
 use knockknock::layout::Request;
 use knockknock::layout::classic::{Keys, open, seal};
 use knockknock::layout::receiver::FAR;
@@ -79,10 +79,10 @@ fn read(log: &[u8], wanted: &PortSet) -> usize {
     while !rest.is_empty() {
         let piece = &rest[..rest.len().min(PIECE)];
         let end = memchr::memrchr(b'\n', piece).expect("a line is shorter than a piece") + 1;
-        wanted_lines(&rest[..end], wanted, &mut |line| {
+        for line in wanted_lines(&rest[..end], wanted) {
             let syn = parse(line.trim_ascii_end(), Framing::Syslog, PREFIX.as_bytes());
             parsed += usize::from(black_box(syn).is_ok());
-        });
+        }
         rest = &rest[end..];
     }
     parsed

@@ -5,18 +5,17 @@
 //! disk that is full otherwise does not shut people out. The few bytes lie in one sector, so they are written whole
 //! or not at all; the number never gets fewer digits, so nothing of the old one is left behind it.
 
-#![forbid(unsafe_code)]
-
-use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use thiserror::Error;
+
 use crate::layout::classic::SPENT;
 
 /// The file's name in a profile's directory.
-pub const FILE_NAME: &str = "counter";
+pub(crate) const FILE_NAME: &str = "counter";
 
 /// More bytes than any counter has: ten digits, a newline, and some padding.
 const MAX_LEN: usize = 64;
@@ -41,13 +40,13 @@ impl Counter {
             .open(&path);
         match opened {
             Ok(file) => Ok(Self { file, path }),
-            Err(why) => Err(CounterError { path, kind: Kind::Open(why) }),
+            Err(why) => Err(CounterError { path, kind: CounterErrorKind::Open(why) }),
         }
     }
 
     /// Who may do what with the file.
-    pub fn metadata(&self) -> Result<Metadata, CounterError> {
-        self.file.metadata().map_err(|why| self.error(Kind::Read(why)))
+    pub(crate) fn metadata(&self) -> Result<Metadata, CounterError> {
+        self.file.metadata().map_err(|why| self.error(CounterErrorKind::Read(why)))
     }
 
     /// The next counter to use, as it is on disk now.
@@ -62,13 +61,13 @@ impl Counter {
     pub fn write(&self, counter: u32) -> Result<(), CounterError> {
         let (_, digits) = self.parse()?;
         if self.metadata()?.nlink() == 0 {
-            return Err(self.error(Kind::Removed));
+            return Err(self.error(CounterErrorKind::Removed));
         }
         let text = format!("{counter:0digits$}\n");
         self.file
             .write_all_at(text.as_bytes(), 0)
             .and_then(|()| self.file.sync_data())
-            .map_err(|why| self.error(Kind::Write(why)))
+            .map_err(|why| self.error(CounterErrorKind::Write(why)))
     }
 
     /// The sender's step: takes the next counter, makes its successor durable, and has `send` use it, under a lock
@@ -77,7 +76,7 @@ impl Counter {
     /// The lock is held until `send` returns, so that counters leave in their order: the receiver has moved on from
     /// one that is overtaken.
     pub fn spend<T>(&self, send: impl FnOnce(u32) -> T) -> Result<T, CounterError> {
-        self.file.lock().map_err(|why| self.error(Kind::Lock(why)))?;
+        self.file.lock().map_err(|why| self.error(CounterErrorKind::Lock(why)))?;
         let result = self.spend_locked().map(send);
         // Closing the file unlocks it too, so there is nothing to do about a failure here.
         let _ = self.file.unlock();
@@ -87,7 +86,7 @@ impl Counter {
     fn spend_locked(&self) -> Result<u32, CounterError> {
         let counter = self.read()?;
         if counter == SPENT {
-            return Err(self.error(Kind::Spent));
+            return Err(self.error(CounterErrorKind::Spent));
         }
         self.write(counter + 1)?;
         Ok(counter)
@@ -96,43 +95,65 @@ impl Counter {
     /// The number and how many digits it is written with.
     fn parse(&self) -> Result<(u32, usize), CounterError> {
         let mut bytes = [0; MAX_LEN];
-        let len = self.file.read_at(&mut bytes, 0).map_err(|why| self.error(Kind::Read(why)))?;
+        let len = self
+            .file
+            .read_at(&mut bytes, 0)
+            .map_err(|why| self.error(CounterErrorKind::Read(why)))?;
         let text = bytes.get(..len).unwrap_or_default().trim_ascii_end();
         if text.is_empty() {
-            return Err(self.error(Kind::Empty));
+            return Err(self.error(CounterErrorKind::Empty));
         }
         // The beginning of a number is another number, and may be one that was used long ago: the whole file must be
         // seen, now and with the newline that a write adds.
         let is_whole = len < MAX_LEN && text.len() < MAX_LEN - 1;
         if !is_whole || !text.iter().all(u8::is_ascii_digit) {
-            return Err(self.error(Kind::NotANumber));
+            return Err(self.error(CounterErrorKind::NotANumber));
         }
         let number = str::from_utf8(text).ok().and_then(|digits| digits.parse().ok());
-        Ok((number.ok_or_else(|| self.error(Kind::TooLarge))?, text.len()))
+        Ok((number.ok_or_else(|| self.error(CounterErrorKind::TooLarge))?, text.len()))
     }
 
-    fn error(&self, kind: Kind) -> CounterError {
+    fn error(&self, kind: CounterErrorKind) -> CounterError {
         CounterError { path: self.path.clone(), kind }
     }
 }
 
-/// What is wrong with a counter file. `Display` names the file and says what to do.
-#[derive(Debug)]
+/// What is wrong with a counter file, and what to do about it.
+#[derive(Debug, Error)]
+#[error("{path:?}: {kind}")]
 pub struct CounterError {
     path: PathBuf,
-    kind: Kind,
+    #[source]
+    kind: CounterErrorKind,
 }
 
-#[derive(Debug)]
-enum Kind {
+#[derive(Debug, Error)]
+enum CounterErrorKind {
+    #[error("cannot open the counter: {0}")]
     Open(io::Error),
+    #[error("cannot lock the counter: {0}")]
     Lock(io::Error),
+    #[error("cannot read the counter: {0}")]
     Read(io::Error),
+    #[error("cannot make the counter durable: {0}")]
     Write(io::Error),
+    #[error(
+        "the counter file is empty\nfix: make a new profile with knock-genprofile; never start it at 0 again, since old knocks would open"
+    )]
     Empty,
+    #[error(
+        "the counter file holds something other than one decimal number\nfix: make a new profile with knock-genprofile"
+    )]
     NotANumber,
+    #[error("the counter is larger than {SPENT}\nfix: make a new profile with knock-genprofile")]
     TooLarge,
+    #[error(
+        "every counter of this profile has been used\nfix: make a new profile with knock-genprofile"
+    )]
     Spent,
+    #[error(
+        "the counter file was removed or replaced while in use, so nothing that is written would last\nfix: if the profile is to stay, restart the daemon"
+    )]
     Removed,
 }
 
@@ -140,32 +161,9 @@ impl CounterError {
     /// Whether the profile is used up: its last counter has been spent.
     #[must_use]
     pub fn is_spent(&self) -> bool {
-        matches!(self.kind, Kind::Spent)
+        matches!(self.kind, CounterErrorKind::Spent)
     }
 }
-
-impl fmt::Display for CounterError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: ", self.path)?;
-        match &self.kind {
-            Kind::Open(why) => write!(f, "cannot open the counter: {why}"),
-            Kind::Lock(why) => write!(f, "cannot lock the counter: {why}"),
-            Kind::Read(why) => write!(f, "cannot read the counter: {why}"),
-            Kind::Write(why) => write!(f, "cannot make the counter durable: {why}"),
-            Kind::Empty => f.write_str(
-                "the counter file is empty; never start it at 0 again (old knocks would open): make a new profile with knock-genprofile",
-            ),
-            Kind::NotANumber => f.write_str(
-                "the counter file holds something other than one decimal number; make a new profile with knock-genprofile",
-            ),
-            Kind::TooLarge => write!(f, "the counter is larger than {SPENT}; make a new profile with knock-genprofile"),
-            Kind::Removed => f.write_str("the counter file was removed or replaced while in use, so nothing that is written would last; if the profile is to stay, restart the daemon"),
-            Kind::Spent => f.write_str("every counter of this profile has been used; make a new profile with knock-genprofile"),
-        }
-    }
-}
-
-impl std::error::Error for CounterError {}
 
 #[cfg(test)]
 mod tests {
@@ -215,6 +213,7 @@ mod tests {
             let (dir, file) = with_content(content);
             let error = Counter::open(dir.path()).unwrap().read().unwrap_err();
             assert!(error.to_string().contains(file.to_str().unwrap()), "{error}");
+            assert!(!error.is_spent(), "{error}");
             assert_eq!(
                 fs::read(file).unwrap(),
                 content,

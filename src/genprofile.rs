@@ -1,7 +1,5 @@
 //! `knock-genprofile NAME PORT`: makes a profile on the server and says what to copy to the client.
 
-#![forbid(unsafe_code)]
-
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -10,7 +8,9 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
-use crate::profile::{self, FirewallChoice, InConfig, NamedService, listed};
+use crate::grant::{NotAService, Service, listed};
+use crate::profile::allow::{FirewallChoice, InConfig};
+use crate::profile::create::create;
 
 /// Where the programs look without `--config-dir`.
 const CONFIG_DIR: &str = "/etc/knockknock.d";
@@ -18,7 +18,7 @@ const CONFIG_DIR: &str = "/etc/knockknock.d";
 /// Makes a profile: what one client needs to knock at this server
 #[derive(Debug, Parser)]
 #[command(name = "knock-genprofile", version, max_term_width = 100, after_help = AFTER_HELP)]
-struct Args {
+struct GenprofileArgs {
     /// What it may ask for: tcp/22, udp/51820, tcp/8000-8010 (repeatable); any: every TCP port
     #[arg(long, value_name = "SERVICE,...", value_delimiter = ',', default_value = "tcp/22",
           value_parser = parse_allow)]
@@ -40,10 +40,10 @@ struct Args {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Allow {
     Any,
-    Service(NamedService),
+    Service(Service),
 }
 
-fn parse_allow(text: &str) -> Result<Allow, String> {
+fn parse_allow(text: &str) -> Result<Allow, NotAService> {
     match text.trim() {
         "any" => Ok(Allow::Any),
         text => text.parse().map(Allow::Service),
@@ -65,9 +65,9 @@ Exit status: 0 made, 1 not made (nothing is left behind), 2 wrong usage.";
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = GenprofileArgs::parse();
     let allow = args.services().unwrap_or_else(|wrong| wrong.exit());
-    match profile::create(&args.config_dir, &args.name, args.port, &allow) {
+    match create(&args.config_dir, &args.name, args.port, &allow) {
         Ok((dir, in_config)) => {
             let mut said = made(&args, &dir, &allow, &in_config);
             said.push_str(&next_steps(&args, &dir, &allow));
@@ -76,15 +76,16 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
+            let error = error.to_string().replace('\n', "\nknock-genprofile: ");
             let _ = writeln!(io::stderr(), "knock-genprofile: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-impl Args {
+impl GenprofileArgs {
     /// What the profile may ask for, each once; nothing for `any`.
-    fn services(&self) -> Result<Vec<NamedService>, clap::Error> {
+    fn services(&self) -> Result<Vec<Service>, clap::Error> {
         let mut services = Vec::new();
         for allow in &self.allow {
             match allow {
@@ -115,7 +116,7 @@ impl Args {
 }
 
 /// What was written, what it means, and how to widen it.
-fn made(args: &Args, dir: &Path, allow: &[NamedService], in_config: &InConfig) -> String {
+fn made(args: &GenprofileArgs, dir: &Path, allow: &[Service], in_config: &InConfig) -> String {
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     let config = args.absolute_config_dir().join("config");
     let (dir, config, line) = (dir.display(), config.display(), listed(allow, ", "));
@@ -153,7 +154,7 @@ wrote `allow = {line}` to its config; {config} has an `allow`, and stays as it i
 }
 
 /// One profile, one daemon, one guard line. The client comes first: who closes a door from outside has to come in again.
-fn next_steps(args: &Args, dir: &Path, allow: &[NamedService]) -> String {
+fn next_steps(args: &GenprofileArgs, dir: &Path, allow: &[Service]) -> String {
     let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     let host = host.filter(|name| !name.is_empty()).unwrap_or_else(|| "SERVER".into());
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
@@ -161,7 +162,7 @@ fn next_steps(args: &Args, dir: &Path, allow: &[NamedService]) -> String {
     let daemon = if options.is_empty() {
         "systemctl enable knock-daemon && systemctl restart knock-daemon".to_owned()
     } else {
-        format!("knock-daemon{options}          (end the one that runs first)")
+        format!("knock-daemon{options}          (stop the running one first)")
     };
     format!(
         "
@@ -181,7 +182,7 @@ fn next_steps(args: &Args, dir: &Path, allow: &[NamedService]) -> String {
 }
 
 /// The guard line; no line at all where a choice is remembered, which it would replace.
-fn how_to_close(args: &Args, allow: &[NamedService], options: &str) -> String {
+fn how_to_close(args: &GenprofileArgs, allow: &[Service], options: &str) -> String {
     let Some(choice) = FirewallChoice::remembered(&args.absolute_config_dir()) else {
         let (services, note) = match allow {
             [] => ("tcp/22".to_owned(), "          (what you hide, like tcp/22,tcp/443)"),
@@ -200,11 +201,11 @@ fn how_to_close(args: &Args, allow: &[NamedService], options: &str) -> String {
     said
 }
 
-fn how_to_knock(allow: &[NamedService], host: &str) -> String {
-    let ssh: NamedService = NamedService::tcp(22);
+fn how_to_knock(allow: &[Service], host: &str) -> String {
+    let ssh: Service = Service::tcp(22);
     match allow {
         [first, ..] if !ssh.is_in(allow) => {
-            let first = NamedService { last_port: first.first_port, ..*first };
+            let first = Service { last_port: first.first_port, ..*first };
             format!("knock -p {first} {host}")
         }
         _ => format!("knock -p 22 {host} && ssh {host}"),
@@ -215,14 +216,16 @@ fn how_to_knock(allow: &[NamedService], host: &str) -> String {
 mod tests {
     use super::*;
 
-    fn args(arguments: &[&str]) -> Args {
-        Args::try_parse_from([&["knock-genprofile"], arguments, &["laptop", "666"]].concat())
-            .unwrap()
+    fn args(arguments: &[&str]) -> GenprofileArgs {
+        GenprofileArgs::try_parse_from(
+            [&["knock-genprofile"], arguments, &["laptop", "666"]].concat(),
+        )
+        .unwrap()
     }
 
     #[test]
     fn what_may_be_asked_for_is_a_list_or_any() {
-        Args::command().debug_assert();
+        GenprofileArgs::command().debug_assert();
         for (arguments, expected) in [
             (&[][..], "tcp/22"),
             (&["--allow", "tcp/22,tcp/443"], "tcp/22 tcp/443"),
@@ -239,8 +242,13 @@ mod tests {
         let both = args(&["--allow", "any,tcp/22"]).services().unwrap_err();
         assert_eq!(both.exit_code(), 2);
         for wrong in ["ssh", "tcp/0", "", "tcp/22,"] {
-            let parsed =
-                Args::try_parse_from(["knock-genprofile", "--allow", wrong, "laptop", "666"]);
+            let parsed = GenprofileArgs::try_parse_from([
+                "knock-genprofile",
+                "--allow",
+                wrong,
+                "laptop",
+                "666",
+            ]);
             assert!(parsed.is_err(), "{wrong:?}");
         }
     }

@@ -1,22 +1,23 @@
-//! knockknock: a port opens for one connection to whoever sends one SYN that only they could have made.
+//! knockknock: a port opens for one connection from whoever sends one SYN that only they could have made.
 //!
-//! The modules, in the order in which a knock walks through them on the server:
+//! The modules, in the order in which the server uses them for a knock:
 //!
 //! ```text
-//! privileged       our table logs a SYN that may be a knock -> the kernel's log
-//! daemon::source   a log source: a file or /dev/kmsg        -> lines
-//! daemon::line     one kernel log line                      -> syn::LoggedSyn
-//! layout::classic  the SYN's fields and a profile's keys    -> request and counter
-//! layout::receiver the counter's window, and the way back   -> does this knock open?
-//! counter          the counter is durable before anything happens
-//! daemon::policy   may this profile have this port?
-//! privileged       a fixed-size message through a pipe      -> an expectation of conntrack, for some seconds
-//! daemon::openings the connection stands: another line      -> the expectation is deleted
+//! privileged               our table logs a SYN that may be a knock -> the kernel's log
+//! daemon::log_source       a log source: a file or /dev/kmsg        -> lines
+//! daemon::kernel_log_line  one kernel log line                      -> syn::LoggedSyn
+//! daemon::match_knock      whose knock is it?
+//!   layout::classic          the SYN's fields and a profile's keys  -> request and counter
+//!   layout::receiver         the counter's window, and the way back -> does this knock open?
+//! counter                  the counter is durable before anything happens
+//! daemon::policy           may this profile have this port?          -> grant::Grant
+//! privileged               a fixed-size message through a pipe      -> an expectation of conntrack, for some seconds
+//! daemon::open_grants      the connection stands: another line      -> the expectation is deleted
 //! ```
 //!
-//! The client walks the same modules the other way: profile, counter, layout, SYN, wire ([`client`]).
+//! The client uses the same modules in the opposite order: profile, counter, layout, SYN, raw socket ([`client`]).
 //!
-//! Who may use what is written in `docs/architecture.md` and held by `tests/tree.rs`.
+//! The dependency rules are in `docs/architecture.md`; `tests/tree` checks them.
 
 #[cfg(all(feature = "misbehave", not(debug_assertions)))]
 compile_error!(
@@ -27,8 +28,15 @@ pub mod client;
 pub mod counter;
 pub mod daemon;
 pub mod genprofile;
+pub mod grant;
 pub mod layout;
 pub mod privileged;
 pub mod profile;
 pub mod syn;
-pub mod trial;
+mod trial;
+
+/// The program `knock-daemon`: everything is in [`daemon`], but what `--check --try` tries.
+#[must_use]
+pub fn knock_daemon() -> std::process::ExitCode {
+    daemon::main(trial::run)
+}

@@ -1,4 +1,4 @@
-//! The header fields of a SYN that a knock can use, and a SYN as the kernel's log line told of it.
+//! The header fields of a SYN that a knock can use, and a SYN as the kernel logged it.
 
 use std::net::IpAddr;
 

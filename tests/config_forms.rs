@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use knockknock::daemon::config::{Config, FirewallKind};
-use knockknock::profile::ProfileConfig;
+use knockknock::profile::config::ProfileConfig;
 
 fn profile(text: &[u8]) -> Result<ProfileConfig, String> {
     ProfileConfig::parse(text, Path::new("/p/config")).map_err(|error| error.to_string())
@@ -259,8 +259,8 @@ fn what_is_wrong_in_a_servers_config_is_named() {
         ("[main]\nmax_open = 10\nmax_open_per_source = 11\n", &["line 3", "it may be 1 to 10"]),
         ("[main]\nallow =\n", &["line 2", "allow: it names nothing"]),
         ("[main]\nallow = []\n", &["line 2", "allow: it names nothing"]),
-        ("[main]\nallow = tcp/22 tcp/23\n", &["line 2", "\"tcp/22 tcp/23\" is no service"]),
-        ("[main]\nallow = tcp/22, ssh\n", &["line 2", "\"ssh\" is no service"]),
+        ("[main]\nallow = tcp/22 tcp/23\n", &["line 2", "\"tcp/22 tcp/23\" is not a service"]),
+        ("[main]\nallow = tcp/22, ssh\n", &["line 2", "\"ssh\" is not a service"]),
         ("[main]\nfirewall = \"pf\"\n", &["line 2", "\"pf\"", "conntrack or nftables"]),
         ("[main]\nuser = \n", &["line 2", "user: it is empty"]),
         ("[main]\nipv6 = maybe\n", &["line 2", "ipv6 is \"maybe\""]),

@@ -102,7 +102,10 @@ fn a_config_keeps_what_it_says_and_what_it_does_not_allow_is_told() {
     fs::write(&config, "[main]\nallow = ssh\n").unwrap();
     let refused = genprofile(dir, &["other", "668"]);
     assert_eq!(refused.status.code(), Some(1));
-    assert_says(&String::from_utf8(refused.stderr).unwrap(), &["line 2", "\"ssh\" is no service"]);
+    assert_says(
+        &String::from_utf8(refused.stderr).unwrap(),
+        &["line 2", "\"ssh\" is not a service"],
+    );
     assert!(!dir.join("profiles/other").exists(), "nothing is left behind");
     let mut left: Vec<_> = fs::read_dir(dir).unwrap().map(|one| one.unwrap().file_name()).collect();
     left.sort();

@@ -5,8 +5,8 @@
 use std::process::Command;
 
 use clap::Parser;
-use knockknock::client::cli::Cli;
-use knockknock::client::proxy::cli::Cli as ProxyCli;
+use knockknock::client::command::cli::KnockCli;
+use knockknock::client::proxy::cli::ProxyCli;
 
 const PROGRAMS: [(&str, &str); 4] = [
     ("knock", env!("CARGO_BIN_EXE_knock")),
@@ -140,8 +140,10 @@ fn completions_know_every_option_of_the_help() {
 #[test]
 fn the_examples_of_the_help_and_of_the_readme_are_command_lines() {
     let (readme, recipes) = (readme(), document("docs/recipes.md"));
-    let parses: [fn(Vec<String>) -> Option<clap::Error>; 2] =
-        [|words| Cli::try_parse_from(words).err(), |words| ProxyCli::try_parse_from(words).err()];
+    let parses: [fn(Vec<String>) -> Option<clap::Error>; 2] = [
+        |words| KnockCli::try_parse_from(words).err(),
+        |words| ProxyCli::try_parse_from(words).err(),
+    ];
     for ((name, program), parses) in PROGRAMS.into_iter().zip(parses) {
         let help = print(program, &["--help"]);
         let in_help = calls(&examples(&help), name);

@@ -1,7 +1,6 @@
 //! `knock` and then, at once, a program that connects: it gets in each time, because `knock` waits for the answer to
 //! its SYN and gives the server the time to open. A program of its own, so that no other test keeps the machine busy.
 #![cfg(feature = "e2e")]
-#![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,33 +10,29 @@
     reason = "clippy does not see that a harness for tests is a test: what cannot go on stops"
 )]
 
-/// The end-to-end tests' harness, of which not all is used here.
-macro_rules! harness {
-    ($($file:literal $module:ident;)*) => {$(
-        #[path = $file]
-        #[allow(dead_code, reason = "not all of it is used here")]
-        mod $module;
-    )*};
-}
+#[macro_use]
+#[path = "support/harness.rs"]
+mod harness;
+
 harness! {
     "e2e/delay.rs" delay;
     "e2e/kernel_log.rs" kernel_log;
     "e2e/net.rs" net;
-    "e2e/person.rs" person;
+    "e2e/user.rs" user;
     "e2e/process.rs" process;
     "e2e/site.rs" site;
-    "e2e/talk.rs" talk;
+    "e2e/connection.rs" connection;
     "e2e/wire.rs" wire;
 }
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use connection::Reach;
 use delay::Delay;
 use net::{FAMILIES, Family, Net};
-use person::{Person, Sshd, said};
 use site::{HOST, Site, logs};
-use talk::Reach;
+use user::{Sshd, User, said};
 
 const PORT: u16 = 2222;
 /// How long a frame takes, each way, on a long wire, and how much more or less.
@@ -52,12 +47,12 @@ fn rounds(usual: u32) -> u32 {
     std::env::var("KNOCKKNOCK_ROUNDS").map_or(usual, |text| text.parse().unwrap())
 }
 
-/// Runs `knock -p PORT HOST && connect` again and again as a person does.
-fn knock_and(site: &Site, person: &Person, port: u16, connect: &str, rounds: u32, what: &str) {
+/// Runs `knock -p PORT HOST && connect` again and again as a user does.
+fn knock_and(site: &Site, user: &User, port: u16, connect: &str, rounds: u32, what: &str) {
     let mut failed = Vec::new();
     for _ in 0..rounds {
         let line = format!("knock -p {port} {HOST} && {connect}");
-        let output = person.sh(&site.net.client, &line);
+        let output = user.sh(&site.net.client, &line);
         if !output.status.success() {
             failed.push(said(&output));
         }
@@ -82,16 +77,16 @@ fn always_in(delay: Option<Duration>, with_ssh: bool, usual: u32) {
         let _wire = delay.map(|delay| Delay::on(&net, delay, JITTER));
         let site = Site::start(net, log, "delay = 15\n");
         meet(&site, family);
-        let person = Person::new(&site, family);
+        let user = User::new(&site, family);
         let what = |program| format!("{program}, {family:?}, {log:?}, {how}");
         if with_ssh {
-            let sshd = Sshd::start(&site, &person, family);
+            let sshd = Sshd::start(&site, &user, family);
             let ssh = format!("ssh -F {} direct true", sshd.config.display());
-            knock_and(&site, &person, 22, &ssh, rounds(usual), &what("ssh"));
+            knock_and(&site, &user, 22, &ssh, rounds(usual), &what("ssh"));
         } else {
             let _service = site.net.server.echo(PORT);
             let nc = format!("nc -z {} {PORT}", site.net.server.address(family));
-            knock_and(&site, &person, PORT, &nc, rounds(usual), &what("nc -z"));
+            knock_and(&site, &user, PORT, &nc, rounds(usual), &what("nc -z"));
         }
     };
     if delay.is_none() {

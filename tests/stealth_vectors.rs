@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use knockknock::layout::Request;
-use knockknock::layout::stealth::{Keys, SECRET_LEN, StealthFields};
+use knockknock::layout::stealth::{SECRET_LEN, StealthFields, StealthKeys};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -21,13 +21,13 @@ struct Vector {
 }
 
 impl Vector {
-    fn keys(&self) -> Keys {
+    fn keys(&self) -> StealthKeys {
         let mut secret = [0; SECRET_LEN];
         assert_eq!(self.secret.len(), 2 * SECRET_LEN);
         for (nth, byte) in secret.iter_mut().enumerate() {
             *byte = u8::from_str_radix(&self.secret[2 * nth..2 * nth + 2], 16).unwrap();
         }
-        Keys::new(&secret)
+        StealthKeys::new(&secret)
     }
 }
 

@@ -3,9 +3,10 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
-use knockknock::client::packet::{Ends, KnockPacket};
-use knockknock::client::wire::RawSockets;
+use knockknock::client::knock::packet::{AddressPair, KnockPacket};
+use knockknock::client::knock::raw_socket::RawSockets;
 
+use crate::connection::Reach;
 use crate::cost::Processes;
 use crate::kernel_log::{DAEMONS, KernelLog};
 use crate::knocker::Knocker;
@@ -13,7 +14,6 @@ use crate::net::Net;
 use crate::rules::rest;
 use crate::site::{KNOCK_PORT, Log, Site};
 use crate::support::measure::{Table, rate};
-use crate::talk::Reach;
 use crate::torrent::{Aim, Torrent};
 
 const PORT: u16 = 2222;
@@ -141,15 +141,20 @@ fn thief() {
     let mut site = guarded(Net::lan(), "allow = tcp/2222\n");
     let mut knocker = Knocker::of(&site);
     let raw = site.net.other.inside(RawSockets::open).unwrap();
-    let ends = Ends::V4(site.net.other.ipv4, site.net.server.ipv4);
+    let addresses = AddressPair::V4(site.net.other.ipv4, site.net.server.ipv4);
     let torrent = Torrent::start(&site.net.other, aim(&site, true, KNOCK_PORT), A_SECOND);
     rest(PATIENCE);
     for _ in 0..KNOCKS {
         let opened = site.opened();
         let fields = knocker.knock_for(PORT);
         knocker.send(fields);
-        let copy =
-            KnockPacket { ends, source_port: 40_000, knock_port: KNOCK_PORT, fields, flow_high: 0 };
+        let copy = KnockPacket {
+            addresses,
+            source_port: 40_000,
+            knock_port: KNOCK_PORT,
+            fields,
+            flow_high: 0,
+        };
         raw.send(&copy, 0).unwrap();
         wait(|| site.opened() > opened);
     }

@@ -4,11 +4,11 @@ use std::fs;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use knockknock::client::packet::{Ends, KnockPacket};
-use knockknock::client::wire::RawSockets;
+use knockknock::client::knock::packet::{AddressPair, KnockPacket};
+use knockknock::client::knock::raw_socket::RawSockets;
 use knockknock::layout::Request;
 use knockknock::layout::classic::{Keys, seal};
-use knockknock::profile::ProfileFiles;
+use knockknock::profile::files::ProfileFiles;
 use knockknock::syn::SynFields;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -20,7 +20,7 @@ pub(crate) struct Knocker {
     keys: Keys,
     raw: RawSockets,
     /// The client and the server.
-    pub(crate) ends: Ends,
+    pub(crate) addresses: AddressPair,
     /// Who is let in.
     pub(crate) address: IpAddr,
     next: u32,
@@ -35,7 +35,7 @@ impl Knocker {
         Self {
             keys: profile.keys,
             raw: site.net.client.inside(RawSockets::open).unwrap(),
-            ends: Ends::V4(client, server),
+            addresses: AddressPair::V4(client, server),
             address: client.into(),
             next: counter.read().unwrap(),
             port: 1000,
@@ -62,8 +62,13 @@ impl Knocker {
     /// Sends a knock, and says when.
     pub(crate) fn send(&self, fields: SynFields) -> Instant {
         let (source_port, flow_high) = (40_000, 0);
-        let packet =
-            KnockPacket { ends: self.ends, source_port, knock_port: KNOCK_PORT, fields, flow_high };
+        let packet = KnockPacket {
+            addresses: self.addresses,
+            source_port,
+            knock_port: KNOCK_PORT,
+            fields,
+            flow_high,
+        };
         let start = Instant::now();
         self.raw.send(&packet, 0).unwrap();
         start

@@ -13,21 +13,17 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-/// The end-to-end tests' harness, of which not all is used here.
-macro_rules! harness {
-    ($($file:literal $module:ident;)*) => {$(
-        #[path = $file]
-        #[allow(dead_code, reason = "not all of it is used here")]
-        mod $module;
-    )*};
-}
+#[macro_use]
+#[path = "../../tests/support/harness.rs"]
+mod harness;
+
 harness! {
     "../../tests/e2e/cost.rs" cost;
     "../../tests/e2e/kernel_log.rs" kernel_log;
     "../../tests/e2e/net.rs" net;
     "../../tests/e2e/process.rs" process;
     "../../tests/e2e/site.rs" site;
-    "../../tests/e2e/talk.rs" talk;
+    "../../tests/e2e/connection.rs" connection;
 }
 
 mod drain;

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::connection::Reach;
 use crate::kernel_log::Framing;
 use crate::knocker::{Knocker, leave_second_processor_alone, take_packets_on_the_second_processor};
 use crate::latency::pause;
@@ -10,7 +11,6 @@ use crate::process::SOON;
 use crate::rules::{Key, RuleEvents};
 use crate::site::{Log, Site};
 use crate::support::measure::{Samples, Table, seconds};
-use crate::talk::Reach;
 
 const PORT: u16 = 2222;
 const KNOCKS: usize = 200;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use knockknock::daemon::line::{Framing, parse};
+use knockknock::daemon::kernel_log_line::{Framing, parse};
 use knockknock::syn::SynFields;
 
 /// Real lines of the kernel, in rsyslog's newer framing.

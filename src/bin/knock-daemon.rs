@@ -1,6 +1,5 @@
-//! Opens ports for those who knock. Everything is in [`knockknock::daemon`]; what `--try` tries in
-//! [`knockknock::trial`].
+//! Opens ports for those who knock. Everything is in [`knockknock::daemon`].
 
 fn main() -> std::process::ExitCode {
-    knockknock::daemon::main(knockknock::trial::run)
+    knockknock::knock_daemon()
 }

@@ -1,10 +1,8 @@
 //! A SOCKS proxy that knocks.
 
-#![forbid(unsafe_code)]
-
 use clap::Parser;
-use knockknock::client::proxy::{cli::Cli, run::run};
+use knockknock::client::proxy::{cli::ProxyCli, run::run};
 
 fn main() -> std::process::ExitCode {
-    run(&Cli::parse())
+    run(&ProxyCli::parse())
 }

@@ -1,10 +1,8 @@
 //! Sends one knock.
 
-#![forbid(unsafe_code)]
-
 use clap::Parser;
-use knockknock::client::{cli::Cli, run::run};
+use knockknock::client::command::{cli::KnockCli, run::run};
 
 fn main() -> std::process::ExitCode {
-    run(&Cli::parse())
+    run(&KnockCli::parse())
 }

@@ -1,20 +1,15 @@
 //! The client's side: from a profile to one SYN on the wire. Knows nothing of the daemon or of what runs as root.
+//!
+//! ```text
+//! command    the program knock
+//! proxy      the program knock-proxy: SOCKS in front of connect
+//! connect    knock, then connect
+//! knock      one knock: profile, route, packet, raw socket, answer
+//! say        what all of them tell people
+//! ```
 
-pub mod answer;
-pub mod cli;
-pub mod connect;
-pub mod failure;
+pub mod command;
+mod connect;
 pub mod knock;
-pub mod known;
-pub mod order;
-pub mod packet;
-pub mod plain;
-pub mod privilege;
 pub mod proxy;
-pub mod relay;
-pub mod run;
-pub mod say;
-pub mod show;
-pub mod target;
-pub mod turn;
-pub mod wire;
+mod say;

@@ -1,27 +1,42 @@
 //! What goes to standard output and standard error: for a person or another program, which may stop reading at any
 //! time.
 
-#![forbid(unsafe_code)]
-
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap_complete::Shell;
+use nix::errno::Errno;
 
 /// Prints `text`. A reader that has gone is no error: it has what it wanted.
-pub fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+pub(crate) fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
 }
 
-/// Says `line` on standard error. That nobody reads it any more (a closed pipe, a terminal that is gone) must not end
+/// Writes `line` to standard error. That nobody reads it any more (a closed pipe, a terminal that is gone) must not end
 /// anything, as `eprintln` would: a command is still to run, connections are still to be served.
-pub fn tell(line: fmt::Arguments<'_>) {
-    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+pub(crate) fn tell(line: fmt::Arguments<'_>) {
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+/// Writes what is wrong to standard error, and the hint, if there is one, on a line of its own. An error may have brought its
+/// own hint as a second line.
+pub(crate) fn error(program: &str, what: &dyn fmt::Display, hint: Option<String>) {
+    let hint = hint.map(|hint| format!("\n{hint}")).unwrap_or_default();
+    let text = format!("{what}{hint}").replace('\n', &format!("\n{program}: "));
+    tell(format_args!("{program}: {text}"));
+}
+
+/// What the system said, without its number.
+pub(crate) fn reason(why: &io::Error) -> String {
+    match why.raw_os_error() {
+        Some(number) => Errno::from_raw(number).desc().to_owned(),
+        None => why.to_string(),
+    }
 }
 
 /// Prints the completions of `command` for `shell`.
-pub fn completions(shell: Shell, command: &mut clap::Command) -> ExitCode {
+pub(crate) fn completions(shell: Shell, command: &mut clap::Command) -> ExitCode {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(shell, command, name, &mut script);

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use super::config::FirewallKind;
+
 /// Opens ports for those who knock: follows the kernel's log for SYNs that carry a valid knock
 #[derive(Debug, Parser)]
 #[command(name = "knock-daemon", version, max_term_width = 100, after_help = AFTER_HELP)]
-pub(super) struct Args {
+pub(super) struct DaemonArgs {
     /// Where the config and the profiles are [default: /etc/knockknock.d, or /etc/knockknock-NAME.d with --instance]
     #[arg(long, value_name = "DIR")]
     pub(super) config_dir: Option<PathBuf>,
@@ -18,7 +20,7 @@ pub(super) struct Args {
 
     /// What opens ports [default: auto]
     #[arg(long, value_name = "auto|conntrack|nftables")]
-    pub(super) firewall: Option<super::config::FirewallKind>,
+    pub(super) firewall: Option<FirewallKind>,
 
     /// Whom to run as when nothing needs root any more [default: knockknock if there is such a user, else nobody]
     #[arg(long, value_name = "NAME")]
@@ -53,7 +55,7 @@ Examples:
   knock-daemon --log kmsg -v     read the kernel's own log, say more
 
 A valid knock gets its sender one connection to the port it asks for, within a few seconds; then
-the door is shut again. Start it as root: it opens what it needs, hands the firewall to a helper
-that can do nothing else, and goes on as an ordinary user. Events go to stderr, a line each;
-`ready` once it watches. SIGTERM ends it and shuts every open door; SIGUSR1 drops its guard's copy.
+the port is closed again. Start it as root: it opens what it needs, hands the firewall to a helper
+that can do nothing else, and continues as an ordinary user. Events go to stderr, a line each;
+`ready` once it watches. SIGTERM ends it and revokes every grant; SIGUSR1 drops its guard's copy.
 Exit status: 0 ended as told, 1 could not go on, 2 wrong usage.";

@@ -1,15 +1,16 @@
 //! `config` in the config directory: root's word on what anybody may be granted. The original's keys are `delay`
 //! and `error_window`; ours are in the same syntax.
 
-use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::privileged::{Protocol, Service};
-use crate::profile::{self, Ini, NamedService, NotRoots, Transport};
+use thiserror::Error;
+
+use crate::grant::Service;
+use crate::profile::checked_file::{FileError, read_checked};
+use crate::profile::ini::Ini;
+use crate::profile::roots::{NotRoots, roots_alone};
 
 /// The most that `delay` may be, in seconds: half a day. Longer is no grant but a rule.
 const MAX_DELAY: u16 = 12 * 60 * 60;
@@ -32,12 +33,12 @@ pub struct Config {
     pub firewall: FirewallKind,
     /// Who logs the knocks.
     pub log_rule: LogRule,
-    /// What an opening for TCP ends with, beside its time.
+    /// What a grant for TCP ends with, beside its time.
     pub spend: SpendOn,
     /// Whom to run as. None: `knockknock` if there is such a user, else `nobody`.
     pub user: Option<String>,
     /// What may be asked for, like `tcp/22` or `tcp/8000-8010`. None: any TCP port.
-    pub allow: Option<Vec<ServiceText>>,
+    pub allow: Option<Vec<Service>>,
     /// Whether IPv4 addresses are let in.
     pub ipv4: bool,
     /// Whether IPv6 addresses are let in.
@@ -86,7 +87,7 @@ pub enum FirewallKind {
 impl FirewallKind {
     /// As it is written.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Conntrack => "conntrack",
@@ -110,7 +111,7 @@ impl LogRule {
     const NAMES: [(&str, Self); 2] = [("own", Self::Own), ("firewall", Self::Firewall)];
 }
 
-/// What an opening for TCP ends with, beside its time.
+/// What a grant for TCP ends with, beside its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SpendOn {
     /// The first connection that stands: nobody can use it up by a packet with a forged source.
@@ -145,34 +146,9 @@ impl FromStr for FirewallKind {
     }
 }
 
-/// A service as it is written: `tcp/22`, `tcp/8000-8010`, `udp/1194`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServiceText(pub Service);
-
-impl TryFrom<String> for ServiceText {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let NamedService { transport, first_port, last_port } = text.parse()?;
-        let protocol = match transport {
-            Transport::Tcp => Protocol::Tcp,
-            Transport::Udp => Protocol::Udp,
-        };
-        Ok(Self(Service { protocol, first_port, last_port }))
-    }
-}
-
-impl fmt::Display for ServiceText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Service { protocol, first_port, last_port } = self.0;
-        write!(f, "{protocol}/{first_port}")?;
-        if first_port == last_port { Ok(()) } else { write!(f, "-{last_port}") }
-    }
-}
-
 impl Config {
     /// Reads `config` in `config_dir`. Root acts on what it says, so it must be root's alone to write.
-    pub fn load(config_dir: &Path) -> Result<Self, ConfigError> {
+    pub(crate) fn load(config_dir: &Path) -> Result<Self, ConfigError> {
         Ok(read(&config_dir.join("config"), Self::parse)?.unwrap_or_default())
     }
 
@@ -216,21 +192,13 @@ pub(super) fn read<T>(
     path: &Path,
     parse: impl FnOnce(&[u8]) -> Result<T, String>,
 ) -> Result<Option<T>, ConfigError> {
-    let error = |kind| ConfigError { path: path.to_owned(), kind };
-    let file = match OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path) {
-        Ok(file) => file,
-        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(why) => return Err(error(Kind::Unreadable(why))),
+    // The beginning of a config may allow what its end takes back, so it is read whole or not at all.
+    let file = match read_checked(path, MAX_LEN) {
+        Err(FileError::Unreadable(_, why)) if why.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file?,
     };
-    let metadata = file.metadata().map_err(|why| error(Kind::Unreadable(why)))?;
-    // The beginning of a config may allow what its end takes back.
-    if metadata.len() > MAX_LEN {
-        return Err(error(Kind::TooLarge));
-    }
-    profile::roots_alone(path).map_err(|why| error(Kind::NotRoots(why)))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_LEN).read_to_end(&mut bytes).map_err(|why| error(Kind::Unreadable(why)))?;
-    parse(&bytes).map(Some).map_err(|why| error(Kind::Wrong(why)))
+    roots_alone(path)?;
+    parse(&file.bytes).map(Some).map_err(|why| ConfigError::Wrong(path.to_owned(), why))
 }
 
 fn firewall(ini: &mut Ini) -> Result<Option<FirewallKind>, String> {
@@ -239,10 +207,8 @@ fn firewall(ini: &mut Ini) -> Result<Option<FirewallKind>, String> {
 }
 
 /// What `allow` names: something, or nobody could be let in.
-fn services(ini: &mut Ini) -> Result<Option<Vec<ServiceText>>, String> {
-    let Some(texts) = ini.list("allow")? else { return Ok(None) };
-    let services: Result<Vec<_>, _> = texts.into_iter().map(ServiceText::try_from).collect();
-    let services = services.map_err(|why| ini.wrong("allow", &why))?;
+fn services(ini: &mut Ini) -> Result<Option<Vec<Service>>, String> {
+    let Some(services) = ini.services("allow")? else { return Ok(None) };
     if services.is_empty() {
         let why = "it names nothing, so nobody could be let in; name a service, like tcp/22, or remove the line";
         return Err(ini.wrong("allow", why));
@@ -251,42 +217,23 @@ fn services(ini: &mut Ini) -> Result<Option<Vec<ServiceText>>, String> {
 }
 
 /// Why there is no config to go by.
-#[derive(Debug)]
-pub struct ConfigError {
-    path: PathBuf,
-    kind: Kind,
+#[derive(Debug, Error)]
+pub(crate) enum ConfigError {
+    /// It cannot be read, or is not what it must be.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Somebody else than root could change it.
+    #[error(transparent)]
+    NotRoots(#[from] NotRoots),
+    /// It does not say what a config may say.
+    #[error("{0:?}: {1}")]
+    Wrong(PathBuf, String),
 }
-
-#[derive(Debug)]
-enum Kind {
-    Unreadable(io::Error),
-    NotRoots(NotRoots),
-    TooLarge,
-    Wrong(String),
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Kind::NotRoots(why) = &self.kind {
-            return why.fmt(f);
-        }
-        write!(f, "{:?}: ", self.path)?;
-        match &self.kind {
-            Kind::NotRoots(why) => why.fmt(f),
-            Kind::Unreadable(why) => write!(f, "cannot be read: {why}"),
-            Kind::TooLarge => {
-                write!(f, "larger than {MAX_LEN} bytes, which no config is; check what is in it")
-            }
-            Kind::Wrong(why) => f.write_str(why),
-        }
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grant::Protocol;
 
     #[test]
     fn a_config_is_read_whole_or_refused() {
@@ -300,9 +247,8 @@ mod tests {
     #[test]
     fn services_are_read() {
         let config = Config::parse(b"[main]\nallow = [\"tcp/22\", \"udp/60000-61000\"]\n").unwrap();
-        let services: Vec<_> = config.allow.unwrap().iter().map(|text| text.0).collect();
         assert_eq!(
-            services,
+            config.allow.unwrap(),
             [
                 Service { protocol: Protocol::Tcp, first_port: 22, last_port: 22 },
                 Service { protocol: Protocol::Udp, first_port: 60_000, last_port: 61_000 },

@@ -17,11 +17,12 @@ use nix::sys::stat::{SFlag, fstat};
 use nix::sys::uio::pwrite;
 use nix::unistd::{Pid, execv, getppid};
 
+use super::helper_handle::HelperHandle;
+use crate::grant::{Protocol, Spend};
 use crate::layout::Request;
-use crate::privileged::{Helper, Protocol, Spend};
 
 /// Does what the port that is asked for stands for. What the sandbox forbids does not return.
-pub(super) fn misbehave(asked: Request, helper: &mut Helper) {
+pub(super) fn misbehave(asked: Request, helper: &mut HelperHandle) {
     match asked.0 {
         64011 => drop(execv(c"/bin/true", &[c"true"])),
         64012 => drop(File::open("/etc/passwd")),
@@ -36,7 +37,7 @@ pub(super) fn misbehave(asked: Request, helper: &mut Helper) {
         #[expect(clippy::panic, reason = "to say what came of it")]
         64020 => panic!("far into each file: {:?}", write_far_into_each_file()),
         // More than anybody may have: the helper must take this for what it is.
-        64018 => drop(helper.ask_open(&crate::privileged::Request {
+        64018 => drop(helper.ask_open(&crate::grant::Grant {
             address: [192, 0, 2, 1].into(),
             destination: [192, 0, 2, 2].into(),
             protocol: Protocol::Tcp,

@@ -1,70 +1,92 @@
 //! `knock-daemon`: follows the log, decides, asks the helper to open.
 //!
 //! ```text
-//! cli, config, setup   what root says                      start      from root to a process that may only watch
-//! source, line, said   the log, and one line of it         sandbox    what that process may still do
-//! door, guest, policy  what a SYN means                    watch      the loop
-//! expected             the knocks that may come            openings   what is open, and who came in
-//! meter, wrong         what strangers may cost             outcome    what came of it
-//! check, trial         `--check`, and what `--try` tries   say        what is said, and how
-//! unread               lines that tell of no knock           guard      what is closed, and our copy of it
+//! start                 the story of the start, in order
+//!   cli, config, settings, user, lock, process_limits, signals
+//!   own_firewall          our table and the back end; guard, confirmed_guard: our copy of what closes services
+//!   load_profiles         registry: the profiles by knock port; profile_state: where each stands
+//!   sandbox               what the process may still do
+//! event_loop            waits, and pulls lines
+//!   log_source            the log; port_filter: its lines about our ports
+//!   line_handler          what is done about a line, and said; unreadable_lines
+//!   log_event             what a line says; kernel_log_line: its grammar
+//! authorize             what a SYN means
+//!   match_knock           whose knock it is; rate_limiter: what strangers may cost
+//!   policy                what that profile may have
+//!   open_grants           what is open, and who connected
+//!   expected_knocks       the knocks that may come next; expected_sequences: their numbers
+//!   rejected_knocks       those that were not valid
+//!   helper_handle         the pipes to the helper: ask_open, ask_close, ask_expect, …
+//!   outcome               what came of it, in words; say: how anything is said
+//! check                 `--check`; trial_plan: what `--try` tries
 //! ```
 //!
 //! It may read files that it opened as root, and one log; it starts no programs and opens no sockets.
 
+mod authorize;
 mod check;
 mod cli;
 pub mod config;
-mod door;
-mod expected;
-mod failure;
+mod confirmed_guard;
+mod error;
+mod event_loop;
+mod expected_knocks;
+mod expected_sequences;
 mod guard;
-mod guest;
-pub mod line;
-mod meter;
+pub mod helper_handle;
+pub mod kernel_log_line;
+mod line_handler;
+mod load_profiles;
+mod lock;
+mod log_event;
+pub mod log_source;
+mod match_knock;
 #[cfg(feature = "misbehave")]
 mod misbehave;
-mod openings;
+mod open_grants;
 mod outcome;
+mod own_firewall;
 mod policy;
-mod said;
+mod process_limits;
+mod profile_state;
+mod rate_limiter;
+mod registry;
+mod rejected_knocks;
 mod sandbox;
 mod say;
-mod setup;
-pub mod source;
+mod settings;
+mod signals;
 mod start;
-pub mod trial;
-mod unread;
-mod watch;
-mod wrong;
+pub(crate) mod trial_plan;
+mod unreadable_lines;
+mod user;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::privileged;
-use cli::Args;
-use setup::Setup;
-use trial::Trial;
+use crate::privileged::spawn::close_inherited;
+use cli::DaemonArgs;
+use settings::Settings;
+use trial_plan::RunTrial;
 
 /// The program. `trial` is what `--try` does.
-#[must_use]
-pub fn main(trial: Trial) -> ExitCode {
-    let args = Args::parse();
-    if let Err(errno) = privileged::close_inherited() {
+pub(crate) fn main(trial: RunTrial) -> ExitCode {
+    let args = DaemonArgs::parse();
+    if let Err(errno) = close_inherited() {
         say::event(format_args!("cannot close inherited descriptors: {}", errno.desc()));
         return ExitCode::FAILURE;
     }
-    let run = |setup: &Setup| match (args.check, args.r#try) {
-        (false, _) => start::run(setup),
-        (true, false) => check::run(setup, None),
-        (true, true) => check::run(setup, Some(trial)),
+    let run = |settings: &Settings| match (args.check, args.r#try) {
+        (false, _) => start::run(settings),
+        (true, false) => check::run(settings, None),
+        (true, true) => check::run(settings, Some(trial)),
     };
-    match Setup::new(&args).and_then(|setup| run(&setup)) {
+    match Settings::new(&args).and_then(|settings| run(&settings)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            let code = failure.exit_code();
-            say::event(failure);
+        Err(error) => {
+            let code = error.exit_code();
+            say::event(error);
             code.into()
         }
     }

@@ -1,16 +1,15 @@
 //! What came of a SYN on a knock port, and the line that says so.
 
-#![forbid(unsafe_code)]
-
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
-use super::openings::{Arrival, Opening};
-use super::policy::Refused;
-use super::wrong::Tally;
+use super::open_grants::{GrantUse, OpenGrant};
+use super::policy::Denial;
+use super::rejected_knocks::RejectedReport;
 use crate::counter::CounterError;
-use crate::privileged::{Reply, Request};
+use crate::grant::Grant;
+use crate::privileged::message::Reply;
 
 /// What came of a SYN on a knock port; where a profile is meant, with its name.
 #[derive(Debug)]
@@ -19,20 +18,20 @@ pub(super) enum Outcome {
     NoProfile,
     /// A knock that was heard already, from the same address: a retry that was not needed.
     Repeated,
-    /// No valid knock. Told of now, or counted for later.
-    Wrong(Option<Tally>),
+    /// No valid knock. Reported now, or counted for later.
+    Invalid(Option<RejectedReport>),
     /// A valid knock, so many counters ahead that it takes a second one to be believed.
-    Ahead(String, u32),
+    FarAhead(String, u32),
     /// A valid knock, but the counter could not be made durable: nothing was opened, the counter did not move.
     NotDurable(String, CounterError),
     /// A valid knock for something that the profile may not have.
-    Refused(String, Refused),
+    Denied(String, Denial),
     /// A valid knock, but the profile has as many grants open as it may have.
-    OverQuota(String, Request),
+    OverQuota(String, Grant),
     /// A valid knock that the firewall did not open for: too many grants, or the kernel refused.
-    NotOpened(String, Request, Reply),
-    /// The door is open.
-    Opened(String, Request),
+    NotOpened(String, Grant, Reply),
+    /// The port is open.
+    Opened(String, Grant),
     /// A valid knock for a port that is allowed by TCP and by UDP: what came of each.
     Each(Vec<Outcome>),
 }
@@ -46,43 +45,48 @@ impl Outcome {
             _ => false,
         }
     }
+
+    /// Whether strangers can cause it at any rate: it is for those who asked for details.
+    pub(super) fn is_detail(&self) -> bool {
+        matches!(self, Self::NoProfile | Self::Repeated | Self::Invalid(None))
+    }
 }
 
 /// An outcome, the address that the knock came from, and the profiles that knock on its port. For the log.
-pub(super) struct Told<'a> {
+pub(super) struct OutcomeMessage<'a> {
     pub(super) outcome: &'a Outcome,
     pub(super) source: IpAddr,
     pub(super) profiles: &'a str,
 }
 
-impl fmt::Display for Told<'_> {
+impl fmt::Display for OutcomeMessage<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { outcome, source, profiles } = self;
         match outcome {
             Outcome::Each(outcomes) => outcomes.iter().enumerate().try_for_each(|(at, outcome)| {
                 f.write_str(if at == 0 { "" } else { "; " })?;
-                Told { outcome, source: *source, profiles }.fmt(f)
+                OutcomeMessage { outcome, source: *source, profiles }.fmt(f)
             }),
             Outcome::NoProfile => write!(f, "{source}: no profile knocks on this port"),
             Outcome::Repeated => write!(f, "{source}: the same knock again (profile {profiles})"),
-            Outcome::Wrong(Some(tally)) => write!(f, "profile {profiles}: {tally}"),
-            Outcome::Wrong(None) => write!(f, "{source}: wrong knock (profile {profiles})"),
-            Outcome::Ahead(profile, ahead) => write!(
+            Outcome::Invalid(Some(report)) => write!(f, "profile {profiles}: {report}"),
+            Outcome::Invalid(None) => write!(f, "{source}: invalid knock (profile {profiles})"),
+            Outcome::FarAhead(profile, ahead) => write!(
                 f,
                 "profile {profile:?}: right keys, {ahead} ahead: the next knock will be believed (from {source})"
             ),
             Outcome::NotDurable(profile, error) => {
                 write!(f, "opened nothing for {source} (profile {profile:?}): {error}")
             }
-            Outcome::Refused(profile, refused) => {
-                write!(f, "refused {source} (profile {profile:?}): {refused}")
+            Outcome::Denied(profile, denial) => {
+                write!(f, "refused {source} (profile {profile:?}): {denial}")
             }
-            Outcome::OverQuota(profile, request) => {
-                not_opened(f, profile, request)?;
+            Outcome::OverQuota(profile, grant) => {
+                write_not_opened(f, profile, grant)?;
                 f.write_str("the profile has as many grants open as `max_open_per_profile` allows")
             }
-            Outcome::NotOpened(profile, request, reply) => {
-                not_opened(f, profile, request)?;
+            Outcome::NotOpened(profile, grant, reply) => {
+                write_not_opened(f, profile, grant)?;
                 match reply {
                     Reply::Full => f.write_str("as many grants as `max_open` allows are open"),
                     Reply::FullForSource => f.write_str(
@@ -92,7 +96,7 @@ impl fmt::Display for Told<'_> {
                         write!(f, "the firewall refused: {}", io::Error::from_raw_os_error(*errno))
                     }
                     Reply::NotOurs => {
-                        write!(f, "{} is not an address of this host", request.destination)
+                        write!(f, "{} is not an address of this host", grant.destination)
                     }
                     Reply::Ours => f.write_str("it is an address of this host"),
                     Reply::Ready | Reply::Opened | Reply::Done => {
@@ -100,7 +104,7 @@ impl fmt::Display for Told<'_> {
                     }
                 }
             }
-            Outcome::Opened(profile, Request { protocol, port, seconds, .. }) => write!(
+            Outcome::Opened(profile, Grant { protocol, port, seconds, .. }) => write!(
                 f,
                 "opened {protocol}/{port} to {source} for {seconds} s (profile {profile:?})"
             ),
@@ -108,28 +112,28 @@ impl fmt::Display for Told<'_> {
     }
 }
 
-fn not_opened(
+fn write_not_opened(
     f: &mut fmt::Formatter<'_>,
     profile: &str,
-    Request { address, protocol, port, .. }: &Request,
+    Grant { address, protocol, port, .. }: &Grant,
 ) -> fmt::Result {
     write!(f, "could not open {protocol}/{port} to {address} (profile {profile:?}): ")
 }
 
-/// A connection that came in. For the log.
-impl fmt::Display for Arrival {
+/// A connection through a grant. For the log.
+impl fmt::Display for GrantUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Request { address, protocol, port, .. } = self.request;
+        let Grant { address, protocol, port, .. } = self.grant;
         let (profile, after) = (&self.profile, self.after.as_millis());
         write!(f, "{address} came in at {protocol}/{port} after {after} ms (profile {profile:?})")?;
         f.write_str(if self.is_last { ": closed behind it" } else { ": open for another" })
     }
 }
 
-/// An opening whose time is over. For the log.
-impl fmt::Display for Opening {
+/// A grant whose time is over. For the log.
+impl fmt::Display for OpenGrant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Request { address, protocol, port, .. } = self.request;
+        let Grant { address, protocol, port, .. } = self.grant;
         let used = if self.was_not_used() { "not used" } else { "its time is over" };
         write!(f, "{protocol}/{port} for {address} (profile {:?}): {used}", self.profile)
     }

@@ -1,9 +1,11 @@
 //! May this profile have this port? Root's limits, narrowed by the profile's own list.
 
+use thiserror::Error;
+
+use crate::grant::{Grant, Protocol, Service, Spend};
 use crate::layout;
-use crate::privileged::{Limits, Protocol, Refusal, Request, Service, Spend};
+use crate::privileged::limits::{Limits, OutsideLimits};
 use crate::syn::LoggedSyn;
-use std::fmt;
 
 /// What one profile may be granted.
 #[derive(Debug)]
@@ -19,7 +21,7 @@ pub(super) struct Policy {
 }
 
 /// The most requests that are listed one by one. With more, a profile's knocks are too many to be expected.
-const MOST_REQUESTS: usize = 256;
+const MAX_REQUESTS: usize = 256;
 
 impl Policy {
     /// Everything that can be asked for with success; None where that is too much to list, as without any `allow`.
@@ -40,7 +42,7 @@ impl Policy {
         ports.extend(self.default_port.filter(|port| ports.contains(port)).map(|_| 0));
         ports.sort_unstable();
         ports.dedup();
-        (ports.len() <= MOST_REQUESTS).then(|| ports.into_iter().map(layout::Request).collect())
+        (ports.len() <= MAX_REQUESTS).then(|| ports.into_iter().map(layout::Request).collect())
     }
 
     /// The grants that `asked` means for whoever sent `syn`: for TCP, for UDP, or one for each, as far as they may have
@@ -53,14 +55,14 @@ impl Policy {
         limits: &Limits,
         syn: &LoggedSyn<'_>,
         asked: layout::Request,
-    ) -> Result<Vec<Request>, Refused> {
+    ) -> Result<Vec<Grant>, Denial> {
         let port = match asked.0 {
-            0 => self.default_port.ok_or(Refused::NoDefault)?,
+            0 => self.default_port.ok_or(Denial::NoDefault)?,
             port => port,
         };
         // A UDP flow has no handshake that a blind sender could not fake: nothing uses such a grant up but its time.
         let meant = [(Protocol::Tcp, self.spend), (Protocol::Udp, Spend::Any)];
-        let (mut requests, mut refused) = (Vec::new(), None);
+        let (mut grants, mut denial) = (Vec::new(), None);
         for (protocol, spend) in meant {
             let is_allowed =
                 |allow: &Vec<Service>| allow.iter().any(|one| one.contains(protocol, port));
@@ -68,53 +70,45 @@ impl Policy {
                 continue;
             }
             let (address, destination, seconds) = (syn.source, syn.destination, self.seconds);
-            let request = Request { address, destination, protocol, port, seconds, spend };
-            match limits.check(&request) {
-                Ok(()) => requests.push(request),
+            let grant = Grant { address, destination, protocol, port, seconds, spend };
+            match limits.check(&grant) {
+                Ok(()) => grants.push(grant),
                 Err(_) if protocol == Protocol::Udp && limits.allow.is_none() => {
-                    refused = refused.or(Some(Refused::TcpAlone(port)));
+                    denial = denial.or(Some(Denial::TcpAlone(port)));
                 }
-                Err(refusal) => {
-                    refused = refused.or(Some(Refused::ByLimits(protocol, port, refusal)));
+                Err(why) => {
+                    denial = denial.or(Some(Denial::ByLimits(protocol, port, why)));
                 }
             }
         }
-        if requests.is_empty() {
-            Err(refused.unwrap_or(Refused::ByProfile(port)))
-        } else {
-            Ok(requests)
-        }
+        if grants.is_empty() { Err(denial.unwrap_or(Denial::ByProfile(port))) } else { Ok(grants) }
     }
 }
 
 /// Why a valid knock gets nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(super) enum Denial {
     /// It asks for the profile's default, and there is none.
+    #[error(
+        "it names no port and the profile has no default\nfix: set `port` in the profile's config"
+    )]
     NoDefault,
     /// The profile's `allow` does not have the port.
+    #[error("port {0} is not in the profile's `allow`")]
     ByProfile(u16),
     /// The profile's `allow` has it for UDP, and root's names nothing.
+    #[error("udp/{0}: without `allow` in `config` only TCP is granted\nfix: name udp/{0} there")]
     TcpAlone(u16),
     /// Root's limits refuse it.
-    ByLimits(Protocol, u16, Refusal),
+    #[error("{service}{why}", service = named(*.0, *.1, .2), why = .2)]
+    ByLimits(Protocol, u16, OutsideLimits),
 }
 
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoDefault => f.write_str(
-                "it names no port and the profile has no default; set `port` in its config",
-            ),
-            Self::ByProfile(port) => write!(f, "port {port} is not in the profile's `allow`"),
-            Self::TcpAlone(port) => write!(
-                f,
-                "udp/{port}: `config` has no `allow`, so it is TCP alone; name udp/{port} there"
-            ),
-            // It names the service itself.
-            Self::ByLimits(.., refusal @ Refusal::Service(..)) => refusal.fmt(f),
-            Self::ByLimits(protocol, port, refusal) => write!(f, "{protocol}/{port}: {refusal}"),
-        }
+/// The service, where the limits' own words do not name it.
+fn named(protocol: Protocol, port: u16, why: &OutsideLimits) -> String {
+    match why {
+        OutsideLimits::Service(..) => String::new(),
+        _ => format!("{protocol}/{port}: "),
     }
 }
 
@@ -150,9 +144,21 @@ mod tests {
             options_hex: b"",
         };
         let decided = policy.decide(&limits(root), &syn, layout::Request(port));
-        let decided = decided.map_err(|refused| refused.to_string())?;
-        assert!(decided.iter().all(|request| request.port == port && request.seconds == 15));
-        Ok(decided.iter().map(|request| (request.protocol, request.spend)).collect())
+        let decided = decided.map_err(|denial| denial.to_string())?;
+        assert!(decided.iter().all(|grant| grant.port == port && grant.seconds == 15));
+        Ok(decided.iter().map(|grant| (grant.protocol, grant.spend)).collect())
+    }
+
+    #[test]
+    fn a_denial_names_its_service_once() {
+        let address = "192.0.2.7".parse().unwrap();
+        for (why, begins) in [
+            (OutsideLimits::Service(Protocol::Tcp, 80), "tcp/80 is not among"),
+            (OutsideLimits::Address(address), "tcp/80: 192.0.2.7"),
+        ] {
+            let text = Denial::ByLimits(Protocol::Tcp, 80, why).to_string();
+            assert!(text.starts_with(begins), "{text}");
+        }
     }
 
     #[test]
@@ -189,5 +195,38 @@ mod tests {
             let refused = granted(profile, root, port).unwrap_err();
             assert!(refused.contains(why), "{refused}");
         }
+    }
+
+    fn policy(default_port: Option<u16>, allow: Option<Vec<Service>>) -> Policy {
+        Policy { default_port, allow, seconds: 15, spend: Spend::One }
+    }
+
+    #[test]
+    fn what_can_be_asked_for_is_what_both_lists_have_each_once_and_the_default() {
+        let [ssh, https, quic] = [(Protocol::Tcp, 22), (Protocol::Tcp, 443), (Protocol::Udp, 443)]
+            .map(|(protocol, port)| service(protocol, port));
+        for (default_port, profile, root, expected) in [
+            (None, None, None, None),
+            (None, None, Some(&[quic, https, ssh][..]), Some(vec![22, 443])),
+            (None, Some(vec![https, ssh]), None, Some(vec![22, 443])),
+            (None, Some(vec![https, ssh]), Some(&[ssh, quic]), Some(vec![22])),
+            (None, Some(vec![https]), Some(&[quic]), Some(vec![])),
+            (Some(22), None, Some(&[https, ssh]), Some(vec![0, 22, 443])),
+            (Some(80), None, Some(&[https, ssh]), Some(vec![22, 443])),
+        ] {
+            let requests = policy(default_port, profile.clone()).requests(&limits(root));
+            let ports = requests.map(|all| all.iter().map(|one| one.0).collect::<Vec<_>>());
+            assert_eq!(ports, expected, "{default_port:?} {profile:?} {root:?}");
+        }
+    }
+
+    #[test]
+    fn more_than_256_requests_are_not_listed() {
+        let listed = |last_port| {
+            let range = Service { protocol: Protocol::Udp, first_port: 1000, last_port };
+            policy(None, Some(vec![range])).requests(&limits(None)).map(|all| all.len())
+        };
+        assert_eq!(listed(1255), Some(256));
+        assert_eq!(listed(1256), None);
     }
 }

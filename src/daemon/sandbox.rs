@@ -1,13 +1,10 @@
 //! What the daemon's process may still do once it reads what strangers caused to be written: read its log, write its
-//! counters, talk to its helper. Privileges are dropped elsewhere ([`crate::privileged::drop_to`]); this is the rest.
+//! counters, talk to its helper. Privileges are dropped elsewhere ([`crate::privileged::drop_privileges`]); this is the rest.
 //!
 //! Landlock says which directories can be read from, seccomp which system calls there are. Everything else kills the
 //! process, and with it goes the helper and whatever is open.
 
-#![forbid(unsafe_code)]
-
 use std::collections::BTreeMap;
-use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
@@ -21,6 +18,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
 };
+use thiserror::Error;
 
 /// Takes the right to open any file away from this thread and those that it starts, but for reading below
 /// `readable`. Says whether the kernel does it: one without Landlock leaves what the user's identity allows.
@@ -80,7 +78,7 @@ fn filter(
     Ok(filter.try_into()?)
 }
 
-/// The flags with which [`super::source::open_log`] opens, as the kernel sees them: no writing, no creating.
+/// The flags with which [`super::log_source`] opens, as the kernel sees them: no writing, no creating.
 const OPEN_FLAGS: i32 = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
 
 /// Allowed whatever the arguments are. None of these starts a program, opens a file, or makes a socket.
@@ -155,49 +153,17 @@ fn without_bits(index: u8, bits: i32) -> Result<SeccompRule, SandboxError> {
 }
 
 /// Why the sandbox could not be closed. The daemon does not go on without it.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub(super) enum SandboxError {
     /// Landlock.
-    Files(RulesetError),
+    #[error("cannot restrict files with Landlock: {0}")]
+    Files(#[from] RulesetError),
     /// Building the filter.
-    Filter(seccompiler::BackendError),
+    #[error("cannot build the seccomp filter: {0}")]
+    Filter(#[from] seccompiler::BackendError),
     /// Installing it.
-    Install(seccompiler::Error),
-}
-
-impl fmt::Display for SandboxError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Files(why) => write!(f, "cannot restrict files with Landlock: {why}"),
-            Self::Filter(why) => write!(f, "cannot build the seccomp filter: {why}"),
-            Self::Install(why) => {
-                write!(
-                    f,
-                    "cannot install the seccomp filter (does this kernel have CONFIG_SECCOMP_FILTER?): {why}"
-                )
-            }
-        }
-    }
-}
-
-impl std::error::Error for SandboxError {}
-
-impl From<RulesetError> for SandboxError {
-    fn from(why: RulesetError) -> Self {
-        Self::Files(why)
-    }
-}
-
-impl From<seccompiler::BackendError> for SandboxError {
-    fn from(why: seccompiler::BackendError) -> Self {
-        Self::Filter(why)
-    }
-}
-
-impl From<seccompiler::Error> for SandboxError {
-    fn from(why: seccompiler::Error) -> Self {
-        Self::Install(why)
-    }
+    #[error("cannot install the seccomp filter: {0}\nfix: use a kernel with CONFIG_SECCOMP_FILTER")]
+    Install(#[from] seccompiler::Error),
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
-//! The daemon's voice: one line an event on stderr, lower case, what happened and to whom. A service manager adds the
-//! time. Names that came from outside are printed with `{:?}` by those who know them to be names.
-
-#![forbid(unsafe_code)]
+//! The daemon's messages: an event on stderr, lower case, what happened and to whom; a hint on a line of its own, as in
+//! `fix: …`. A service manager adds the time. Names that came from outside are printed with `{:?}` by those who know them to
+//! be names.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -12,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// An event that an admin wants to know of.
 pub(super) fn event(what: impl Display) {
-    line(format_args!("knock-daemon: {what}"));
+    line(format_args!("knock-daemon: {}", what.to_string().replace('\n', "\nknock-daemon: ")));
 }
 
 /// What only `-v` shows.
@@ -27,34 +26,34 @@ pub(super) fn ready() {
     line("ready");
 }
 
-/// Lines that nobody would take, since the last that somebody took.
-static UNSAID: AtomicUsize = AtomicUsize::new(0);
+/// Events that nobody would take, since the last that somebody took.
+static LOST: AtomicUsize = AtomicUsize::new(0);
 
 fn line(text: impl Display) {
     let mut stderr = io::stderr();
     // Who holds the other end of a pipe and does not read it must not keep a knock waiting, nor SIGTERM.
     let mut polled = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
     if poll(&mut polled, PollTimeout::ZERO) == Ok(0) {
-        UNSAID.fetch_add(1, Ordering::Relaxed);
+        LOST.fetch_add(1, Ordering::Relaxed);
         return;
     }
-    let text = match UNSAID.swap(0, Ordering::Relaxed) {
+    let text = match LOST.swap(0, Ordering::Relaxed) {
         0 => format!("{text}\n"),
-        unsaid => format!("knock-daemon: nobody read stderr; {unsaid} lines are lost\n{text}\n"),
+        lost => format!("knock-daemon: nobody read stderr; {lost} lines are lost\n{text}\n"),
     };
     // One write, so that lines of several processes do not mix. A stderr that is gone must not end the daemon.
     let _ = stderr.write_all(text.as_bytes());
 }
 
 /// More profiles than these would hide what a line says.
-const NAMED: usize = 5;
+const MAX_NAMED: usize = 5;
 
 /// That a flood can keep the knocks of these profiles, quoted names, from being logged.
 pub(super) fn can_be_silenced(profiles: &[String]) -> String {
-    let shown = profiles.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let shown = profiles.iter().take(MAX_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
     format!(
-        "no `allow`, or one too wide to list, for the profiles {shown}{}: a flood of SYNs can silence their knocks; write \
-         what they may ask for, as in allow = tcp/22",
-        if profiles.len() > NAMED { " and others" } else { "" }
+        "no `allow`, or one too wide to list, for the profiles {shown}{}: a flood of SYNs can silence their knocks\n\
+         fix: write what they may ask for, as in allow = tcp/22",
+        if profiles.len() > MAX_NAMED { " and others" } else { "" }
     )
 }

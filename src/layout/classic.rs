@@ -6,8 +6,6 @@
 //! ciphertext (12 bytes) = plaintext XOR keystream[0..12]  ->  ID (2) SEQ (4) ACK (4) WINDOW (2)
 //! ```
 
-#![forbid(unsafe_code)]
-
 use std::fmt;
 
 use aes::Aes128Enc;
@@ -34,7 +32,7 @@ const KNOCK_LEN: usize = REQUEST_LEN + MAC_LEN;
 /// Of AES: a counter uses the first 12 bytes of its block.
 const BLOCK_LEN: usize = 16;
 /// Counters whose key streams are made at once: as many as a processor can encrypt side by side.
-const AT_ONCE: u32 = 8;
+const AT_ONCE: usize = 8;
 /// What SHA-1 hashes at once, in bytes.
 const SHA1_BLOCK: usize = 64;
 
@@ -81,7 +79,7 @@ impl Keys {
 
     /// Whether [`Keys::prepare`] has been called.
     #[must_use]
-    pub fn are_prepared(&self) -> bool {
+    pub(crate) fn are_prepared(&self) -> bool {
         !self.first_bytes.is_empty()
     }
 
@@ -175,12 +173,10 @@ pub fn open(
     let mut keystream = keys.keystream(counter);
     // The range's end is excluded, so `SPENT` itself is never tried.
     let end = counter.saturating_add(window);
-    let mut first = counter;
-    while first < end {
-        let count = AT_ONCE.min(end - first);
-        let mut stream = Zeroizing::new([[0; BLOCK_LEN]; AT_ONCE as usize]);
+    for first in (counter..end).step_by(AT_ONCE) {
+        let mut stream = Zeroizing::new([[0; BLOCK_LEN]; AT_ONCE]);
         keystream.apply_keystream(stream.as_flattened_mut());
-        for (candidate, block) in (first..first + count).zip(stream.iter()) {
+        for (candidate, block) in (first..end).zip(stream.iter()) {
             let mut knock = ciphertext;
             knock.iter_mut().zip(block).for_each(|(byte, key)| *byte ^= key);
             let [high, low, mac @ ..] = knock;
@@ -189,14 +185,13 @@ pub fn open(
                 return Ok((Request(u16::from_be_bytes(request)), candidate));
             }
         }
-        first += count;
     }
     Err(OpenError::NoMatch)
 }
 
 /// Hands `each` the sequence number of every knock that asks for one of `requests` with one of `count` counters from
 /// `counter` on: what a firewall can tell knocks by before they are decoded.
-pub fn sequences(
+pub(crate) fn sequences(
     keys: &Keys,
     requests: &[Request],
     counter: u32,
@@ -206,18 +201,15 @@ pub fn sequences(
     let macs: Vec<_> = requests.iter().map(|request| keys.mac(request.0.to_be_bytes())).collect();
     let mut keystream = keys.keystream(counter);
     let end = counter.saturating_add(count);
-    let mut first = counter;
-    while first < end {
-        let count = AT_ONCE.min(end - first);
-        let mut stream = Zeroizing::new([[0; BLOCK_LEN]; AT_ONCE as usize]);
+    for first in (counter..end).step_by(AT_ONCE) {
+        let mut stream = Zeroizing::new([[0; BLOCK_LEN]; AT_ONCE]);
         keystream.apply_keystream(stream.as_flattened_mut());
-        for (_, [_, _, k0, k1, k2, k3, ..]) in (0..count).zip(stream.iter()) {
+        for (_, [_, _, k0, k1, k2, k3, ..]) in (first..end).zip(stream.iter()) {
             let key = u32::from_be_bytes([*k0, *k1, *k2, *k3]);
             for [m0, m1, m2, m3, ..] in &macs {
                 each(u32::from_be_bytes([*m0, *m1, *m2, *m3]) ^ key);
             }
         }
-        first += count;
     }
 }
 
@@ -320,6 +312,25 @@ mod tests {
             let found = open(&prepared, 100, 20, &from_bytes(bytes));
             assert_eq!(found, Err(OpenError::NoMatch), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn keys_are_prepared_once_that_was_asked_for_and_then_rule_out_255_of_256_macs() {
+        let mut keys = keys();
+        let possible = |keys: &Keys| {
+            let begins = |first| keys.may_be([0, 22], &[first; MAC_LEN]);
+            (0..=u8::MAX).filter(|first| begins(*first)).count()
+        };
+        assert!(!keys.are_prepared());
+        assert_eq!(possible(&keys), 256);
+        keys.prepare();
+        assert!(keys.are_prepared());
+        assert_eq!(possible(&keys), 1);
+    }
+
+    #[test]
+    fn the_bytes_of_the_keys_are_those_they_were_made_from() {
+        assert_eq!(keys().bytes(), (&[7; KEY_LEN], &[9; KEY_LEN]));
     }
 
     #[test]

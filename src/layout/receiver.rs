@@ -18,7 +18,7 @@ pub const FAR: u32 = 4096;
 /// How many counters after a remembered knock the second one may be.
 pub const CONFIRM: u32 = 20;
 /// How many knocks far ahead are remembered: an old one that somebody sends again must not push the good one out.
-const REMEMBERED: usize = 8;
+const MAX_REMEMBERED: usize = 8;
 
 /// A profile's keys, the next counter that it accepts, and what it has heard from beyond its window.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Receiver {
 
     /// Whether there is anything for [`Receiver::look_after_remembered`] to find.
     #[must_use]
-    pub fn has_remembered(&self) -> bool {
+    pub(crate) fn has_remembered(&self) -> bool {
         !self.remembered.is_empty()
     }
 
@@ -72,7 +72,7 @@ impl Receiver {
         let window_end = self.next.saturating_add(self.window);
         let (_, counter) = self.open(window_end, self.far.saturating_sub(self.window), fields)?;
         if !self.remembered.contains(&counter) {
-            if self.remembered.len() == REMEMBERED {
+            if self.remembered.len() == MAX_REMEMBERED {
                 self.remembered.pop_front();
             }
             self.remembered.push_back(counter);
@@ -91,7 +91,13 @@ impl Receiver {
 
     /// Hands `each` the sequence numbers of the knocks that ask for one of `requests` with one of `count` counters from
     /// `from` on.
-    pub fn sequences(&self, requests: &[Request], from: u32, count: u32, each: impl FnMut(u32)) {
+    pub(crate) fn sequences(
+        &self,
+        requests: &[Request],
+        from: u32,
+        count: u32,
+        each: impl FnMut(u32),
+    ) {
         classic::sequences(&self.keys, requests, from, count, each);
     }
 
@@ -142,7 +148,9 @@ mod tests {
         for first in [120, 600, 100 + FAR - 1] {
             assert!(!opens(&receiver, first), "{first}");
         }
+        assert!(!receiver.has_remembered());
         assert_eq!(receiver.look_far(&knock(600)), Some(500));
+        assert!(receiver.has_remembered());
         assert!(!opens(&receiver, 600) && !opens(&receiver, 599) && !opens(&receiver, 621));
         assert!(opens(&receiver, 601) && opens(&receiver, 620));
         receiver.accept(601);
@@ -183,14 +191,37 @@ mod tests {
     fn an_old_knock_sent_again_does_not_push_the_good_one_out() {
         let mut receiver = receiver();
         receiver.look_far(&knock(600));
-        for _ in 0..100 {
+        for _ in 0..=MAX_REMEMBERED {
             receiver.look_far(&knock(3000));
         }
         assert!(opens(&receiver, 601));
-        for other in 0..u32::try_from(REMEMBERED).unwrap() {
+        for other in 0..u32::try_from(MAX_REMEMBERED).unwrap() {
             receiver.look_far(&knock(2000 + 100 * other));
         }
         assert!(!opens(&receiver, 601), "the last eight are remembered");
+    }
+
+    #[test]
+    fn the_look_behind_goes_back_as_far_as_the_window_is_wide() {
+        let behind = |counter| receiver().look_behind(&knock(counter));
+        assert!(behind(80) && behind(90) && behind(99));
+        assert!(!behind(79), "too old to be told from what is no knock");
+        assert!(!behind(100) && !behind(110), "these still open");
+    }
+
+    #[test]
+    fn keys_are_prepared_once() {
+        let mut receiver = receiver();
+        assert!(receiver.prepare());
+        assert!(receiver.keys.are_prepared());
+        assert!(!receiver.prepare());
+    }
+
+    #[test]
+    fn the_sequence_numbers_are_those_of_its_own_keys() {
+        let mut listed = Vec::new();
+        receiver().sequences(&[Request(22)], 300, 20, |seq| listed.push(seq));
+        assert_eq!(listed, (300..320).map(|counter| knock(counter).seq).collect::<Vec<_>>());
     }
 
     #[test]

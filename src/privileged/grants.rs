@@ -1,20 +1,16 @@
-//! How many grants are open, so that nobody can open any number of them. Owns the count, not the doors: those are the
-//! kernel's, and a grant that was used up by a connection still counts here until it is closed or its time is over.
-
-#![forbid(unsafe_code)]
+//! How many grants are open, which is limited. Owns the count, not the grants: those are the kernel's, and a grant that
+//! a connection has used up still counts here until it is revoked or expires.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use super::{Protocol, Reply, Request};
-
-/// What a grant is for: opening the same again renews it.
-type Key = (IpAddr, IpAddr, Protocol, u16);
+use super::message::Reply;
+use crate::grant::Grant;
 
 /// The grants that are open, within two limits.
 #[derive(Debug)]
 pub struct Grants {
-    open: Vec<(Key, Instant)>,
+    open: Vec<(Grant, Instant)>,
     max: usize,
     max_per_source: usize,
 }
@@ -33,14 +29,14 @@ impl Grants {
     }
 
     /// Whether one more, or one renewed, stays within the limits at `now`; if not, the reply that says so.
-    pub fn room_for(&mut self, request: &Request, now: Instant) -> Result<(), Reply> {
+    pub fn room_for(&mut self, grant: &Grant, now: Instant) -> Result<(), Reply> {
         self.open.retain(|(_, end)| *end > now);
-        if self.open.iter().any(|(key, _)| *key == key_of(request)) {
+        if self.open.iter().any(|(open, _)| open.is_for_the_same(grant)) {
             return Ok(());
         }
-        let source = source_of(request.address);
+        let source = source_of(grant.address);
         let of_this_source =
-            self.open.iter().filter(|((address, ..), _)| source_of(*address) == source).count();
+            self.open.iter().filter(|(open, _)| source_of(open.address) == source).count();
         if of_this_source >= self.max_per_source {
             return Err(Reply::FullForSource);
         }
@@ -48,22 +44,18 @@ impl Grants {
     }
 
     /// Counts what the firewall has just opened.
-    pub fn record(&mut self, request: &Request, now: Instant) {
-        let end = now + Duration::from_secs(request.seconds.into());
-        match self.open.iter_mut().find(|(key, _)| *key == key_of(request)) {
+    pub fn record(&mut self, grant: &Grant, now: Instant) {
+        let end = now + Duration::from_secs(grant.seconds.into());
+        match self.open.iter_mut().find(|(open, _)| open.is_for_the_same(grant)) {
             Some((_, old_end)) => *old_end = end,
-            None => self.open.push((key_of(request), end)),
+            None => self.open.push((*grant, end)),
         }
     }
 
     /// Counts what was closed before its time no longer.
-    pub fn forget(&mut self, request: &Request) {
-        self.open.retain(|(key, _)| *key != key_of(request));
+    pub fn forget(&mut self, grant: &Grant) {
+        self.open.retain(|(open, _)| !open.is_for_the_same(grant));
     }
-}
-
-fn key_of(request: &Request) -> Key {
-    (request.address, request.destination, request.protocol, request.port)
 }
 
 /// Whose limit an address counts against. A host with IPv6 has a /64 to itself as a rule (RFC 6177), and can send from
@@ -77,15 +69,15 @@ fn source_of(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Spend;
     use super::*;
+    use crate::grant::{Protocol, Spend};
 
     fn grants() -> Grants {
         Grants::new(3, 2)
     }
 
-    fn request(host: u8, port: u16) -> Request {
-        Request {
+    fn request(host: u8, port: u16) -> Grant {
+        Grant {
             address: IpAddr::from([192, 0, 2, host]),
             destination: IpAddr::from([198, 51, 100, 1]),
             protocol: Protocol::Tcp,
@@ -95,7 +87,7 @@ mod tests {
         }
     }
 
-    fn open(grants: &mut Grants, request: &Request, now: Instant) -> Result<(), Reply> {
+    fn open(grants: &mut Grants, request: &Grant, now: Instant) -> Result<(), Reply> {
         grants.room_for(request, now)?;
         grants.record(request, now);
         Ok(())
@@ -137,7 +129,7 @@ mod tests {
         }
         grants.forget(&request(1, 443));
         assert_eq!(open(&mut grants, &request(3, 22), now), Err(Reply::Full), "another was closed");
-        let elsewhere = Request { destination: [198, 51, 100, 2].into(), ..request(1, 22) };
+        let elsewhere = Grant { destination: [198, 51, 100, 2].into(), ..request(1, 22) };
         grants.forget(&elsewhere);
         assert_eq!(open(&mut grants, &request(3, 22), now), Err(Reply::Full));
         grants.forget(&request(1, 22));
@@ -146,9 +138,20 @@ mod tests {
     }
 
     #[test]
+    fn with_room_no_grant_within_the_limits_needs_more_memory() {
+        let (mut grants, now) = (Grants::with_room(100, 100), Instant::now());
+        let room = grants.open.capacity();
+        for port in 1..=100 {
+            assert_eq!(open(&mut grants, &request(1, port), now), Ok(()));
+        }
+        assert_eq!(open(&mut grants, &request(1, 101), now), Err(Reply::FullForSource));
+        assert_eq!(grants.open.capacity(), room);
+    }
+
+    #[test]
     fn the_addresses_of_one_ipv6_network_are_one_source() {
         let (mut grants, now) = (grants(), Instant::now());
-        let from = |address: &str| Request { address: address.parse().unwrap(), ..request(1, 22) };
+        let from = |address: &str| Grant { address: address.parse().unwrap(), ..request(1, 22) };
         assert_eq!(open(&mut grants, &from("2001:db8:0:7::1"), now), Ok(()));
         assert_eq!(open(&mut grants, &from("2001:db8:0:7:ffff::2"), now), Ok(()));
         assert_eq!(open(&mut grants, &from("2001:db8:0:7::3"), now), Err(Reply::FullForSource));

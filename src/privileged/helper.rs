@@ -1,128 +1,123 @@
-//! The loop that runs with a privilege. All that reaches it is 512 bytes at a time; all that it can do is let one address
-//! reach one port for some seconds, within limits that root set before, have the kernel log a SYN or not, and drop our copy
-//! of the guard. It parses no text and knows no profile, key or log.
+//! The loop that runs with `CAP_NET_ADMIN`. Its input is messages of 512 bytes. All that it can do is grant one address
+//! access to one port for some seconds, within limits that root set before, choose which SYNs the kernel logs, and delete
+//! our copy of the guard. It parses no text and knows no profile, key or log.
 
-#![forbid(unsafe_code)]
-
-use std::fmt;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::unistd::{read, write};
+use thiserror::Error;
 
+use super::firewall::Firewall;
 use super::grants::Grants;
-use super::{Firewall, Limits, Message, REQUEST_LEN, Refusal, Reply, Request};
+use super::limits::{Limits, OutsideLimits};
+use super::message::{Message, REQUEST_LEN, Reply};
+#[cfg(feature = "misbehave")]
+use super::misbehave::misbehave;
+use crate::grant::Grant;
 
-/// Why the loop ended, other than because the daemon took its leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// The pipe ended and nobody took leave: the daemon is dead.
+/// Why the loop ended without [`Message::End`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(super) enum LoopEnd {
+    /// End of file on the pipe: the daemon is dead.
+    #[error("the daemon is gone: all grants revoked")]
     DaemonGone,
     /// A pipe broke.
-    Pipe(Errno),
-    /// What came is no request.
-    NotARequest,
-    /// What came is a request that the daemon would not have made.
-    Outside(Refusal),
+    #[error("the pipe to the daemon broke: {}", .0.desc())]
+    Pipe(#[from] Errno),
+    /// No message has these bytes.
+    #[error("ALARM: the daemon sent an invalid message: it may have been compromised")]
+    InvalidMessage,
+    /// The daemon checks the limits itself, and would not have sent this.
+    #[error(
+        "ALARM: the daemon asked for what the config does not allow, it may have been compromised: {0}"
+    )]
+    Outside(#[from] OutsideLimits),
 }
 
-/// Answers requests until the daemon takes its leave, or is gone.
+/// Answers messages until the daemon sends [`Message::End`], or is gone.
 pub(super) fn answer_requests(
     (requests, replies): (impl AsFd, impl AsFd),
     firewall: &mut Firewall,
     limits: &Limits,
-) -> Result<(), End> {
+) -> Result<(), LoopEnd> {
     let mut grants = Grants::with_room(limits.max_open, limits.max_open_per_source);
     loop {
-        let message = Message::decode(&next_request(&requests)?).ok_or(End::NotARequest)?;
+        let message = Message::decode(&next_message(&requests)?).ok_or(LoopEnd::InvalidMessage)?;
         let reply = match message {
-            Message::Open(request) => answer_open(&request, firewall, limits, &mut grants)?,
-            Message::Close(request) => answer_close(&request, firewall, &mut grants),
+            Message::Open(grant) => answer_open(&grant, firewall, limits, &mut grants)?,
+            Message::Close(grant) => answer_close(&grant, firewall, &mut grants),
             Message::End => return Ok(()),
             other => answer(answer_rules(&other, firewall), Reply::Done),
         };
-        write(&replies, &reply.encode()).map_err(End::Pipe)?;
+        write(&replies, &reply.encode())?;
     }
 }
 
 fn answer_open(
-    request: &Request,
+    grant: &Grant,
     firewall: &mut Firewall,
     limits: &Limits,
     grants: &mut Grants,
-) -> Result<Reply, End> {
-    // The daemon has checked this. If it does not hold here, the daemon is no longer ours.
-    limits.check(request).map_err(End::Outside)?;
+) -> Result<Reply, LoopEnd> {
+    // The daemon has checked this. A grant that fails here means that the daemon has been compromised.
+    limits.check(grant)?;
     #[cfg(feature = "misbehave")]
-    super::misbehave::misbehave(request);
-    // This it cannot check: addresses come and go, and only the kernel knows.
-    match (firewall.is_ours(request.destination), firewall.is_ours(request.address)) {
+    misbehave(grant);
+    // The daemon cannot check this: addresses come and go, and only the kernel knows them.
+    match (firewall.is_ours(grant.destination), firewall.is_ours(grant.address)) {
         (Ok(true), Ok(false)) => {}
         (Ok(false), _) => return Ok(Reply::NotOurs),
         (_, Ok(true)) => return Ok(Reply::Ours),
         (Err(errno), _) | (_, Err(errno)) => return Ok(Reply::Failed(errno as i32)),
     }
     let now = Instant::now();
-    if let Err(full) = grants.room_for(request, now) {
+    if let Err(full) = grants.room_for(grant, now) {
         return Ok(full);
     }
-    let opened = firewall.open(request);
+    let opened = firewall.open(grant);
     if opened.is_ok() {
-        grants.record(request, now);
+        grants.record(grant, now);
     }
     Ok(answer(opened, Reply::Opened))
 }
 
-fn answer_close(request: &Request, firewall: &mut Firewall, grants: &mut Grants) -> Reply {
-    let closed = firewall.close(request);
+fn answer_close(grant: &Grant, firewall: &mut Firewall, grants: &mut Grants) -> Reply {
+    let closed = firewall.close(grant);
     if closed.is_ok() {
-        grants.forget(request);
+        grants.forget(grant);
     }
     answer(closed, Reply::Done)
 }
 
-/// What is logged, and what our table closes: nothing of this admits anybody.
+/// Changes what the table logs, or deletes the guard: nothing here lets anybody in.
 fn answer_rules(message: &Message, firewall: &mut Firewall) -> Result<(), Errno> {
-    match message {
-        Message::Expect(numbers) => firewall.expect(numbers),
-        Message::Forget(numbers) => firewall.forget(numbers),
-        Message::KnockPorts(ports) => firewall.knock_on(ports),
-        Message::Unguard => firewall.unguard(),
-        Message::Open(_) | Message::Close(_) | Message::End => Err(Errno::EINVAL),
+    match (message, firewall.table()) {
+        (Message::Expect(numbers), Some((table, netlink))) => table.expect(netlink, numbers),
+        (Message::Forget(numbers), Some((table, netlink))) => table.forget(netlink, numbers),
+        (Message::KnockPorts(ports), Some((table, netlink))) => table.log_ports(netlink, ports),
+        (Message::Unguard, Some((table, netlink))) => table.unguard(netlink),
+        // There is none to delete.
+        (Message::Unguard, None) => Ok(()),
+        _ => Err(Errno::EOPNOTSUPP),
     }
 }
 
-fn answer(done: Result<(), Errno>, well: Reply) -> Reply {
+fn answer(done: Result<(), Errno>, success: Reply) -> Reply {
     match done {
-        Ok(()) => well,
+        Ok(()) => success,
         Err(Errno::ENFILE) => Reply::Full,
         Err(errno) => Reply::Failed(errno as i32),
     }
 }
 
-/// The next request. The daemon writes a request in one piece, so a part of one is none.
-fn next_request(requests: impl AsFd) -> Result<[u8; REQUEST_LEN], End> {
+/// The next message. The daemon writes each in one piece, so a short read is an error.
+fn next_message(requests: impl AsFd) -> Result<[u8; REQUEST_LEN], LoopEnd> {
     let mut bytes = [0; REQUEST_LEN];
-    match read(requests, &mut bytes).map_err(End::Pipe)? {
-        0 => Err(End::DaemonGone),
+    match read(requests, &mut bytes)? {
+        0 => Err(LoopEnd::DaemonGone),
         REQUEST_LEN => Ok(bytes),
-        _ => Err(End::NotARequest),
-    }
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::DaemonGone => f.write_str("the daemon is gone; every door is shut"),
-            Self::Pipe(errno) => write!(f, "the pipe to the daemon broke: {}", errno.desc()),
-            Self::NotARequest => f.write_str(
-                "ALARM: the daemon sent bytes that are no request: it may have been taken over",
-            ),
-            Self::Outside(refusal) => write!(
-                f,
-                "ALARM: the daemon asked for what the config does not allow, it may have been taken over: {refusal}"
-            ),
-        }
+        _ => Err(LoopEnd::InvalidMessage),
     }
 }

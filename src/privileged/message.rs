@@ -1,6 +1,6 @@
-//! The two messages on the pipes between daemon and helper: fixed arrays of bytes with named offsets.
+//! The messages on the two pipes between daemon and helper: fixed arrays of bytes with named offsets.
 //!
-//! Owns the encoding and nothing else. Decoding takes only what encoding makes: one message has one form in bytes.
+//! Owns the encoding and nothing else. Decoding accepts only what encoding produces: each message has one encoding.
 //!
 //! ```text
 //! request, 512 bytes                                    reply, 8 bytes
@@ -24,9 +24,9 @@
 //!
 //! All integers are big-endian; what is not named is zero.
 
-#![forbid(unsafe_code)]
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::grant::{Grant, Protocol, Spend};
 
 /// Length of a request in bytes; below `PIPE_BUF`, so a pipe carries it in one piece.
 pub const REQUEST_LEN: usize = 512;
@@ -56,50 +56,13 @@ const DONE: u8 = 5;
 const NOT_OURS: u8 = 6;
 const OURS: u8 = 7;
 
-/// The IP protocol of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum Protocol {
-    /// TCP, IP protocol 6.
-    Tcp = 6,
-    /// UDP, IP protocol 17.
-    Udp = 17,
-}
-
-/// What uses a grant up, beside its time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum Spend {
-    /// The first packet of one connection. Whoever knows the client's address can send that packet.
-    One = 1,
-    /// Nothing: any number of connections, until [`Message::Close`].
-    Any = 2,
-}
-
-/// "Let `address` connect to `port` of `destination` within `seconds` from now."
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// Who may connect.
-    pub address: IpAddr,
-    /// To which address of this host.
-    pub destination: IpAddr,
-    /// The protocol of the service.
-    pub protocol: Protocol,
-    /// The service's port as the client sees it, 1 to 65,535.
-    pub port: u16,
-    /// How long the offer stands, from 1 up to the configured maximum.
-    pub seconds: u16,
-    /// How many connections it is for.
-    pub spend: Spend,
-}
-
 /// What the daemon asks of the helper.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// Open, or renew what is open already.
-    Open(Request),
+    Open(Grant),
     /// Close what was opened; its time does not matter.
-    Close(Request),
+    Close(Grant),
     /// Log SYNs with these sequence numbers; at most [`MAX_NUMBERS`].
     Expect(Vec<u32>),
     /// Log them no longer.
@@ -139,8 +102,8 @@ impl Message {
     pub fn encode(&self) -> [u8; REQUEST_LEN] {
         let mut bytes = [0; REQUEST_LEN];
         let kind = match self {
-            Self::Open(request) | Self::Close(request) => {
-                request.encode(&mut bytes);
+            Self::Open(grant) | Self::Close(grant) => {
+                grant.encode(&mut bytes);
                 if matches!(self, Self::Open(_)) { OPEN } else { CLOSE }
             }
             Self::Expect(numbers) => numbers_into(&mut bytes, EXPECT, numbers.iter().copied()),
@@ -157,13 +120,13 @@ impl Message {
 
     /// The message in `bytes`; `None` for anything that [`Message::encode`] does not make.
     ///
-    /// Whether it is allowed is not decided here but by [`super::Limits::check`].
+    /// Whether it is allowed is not decided here but by [`super::limits::Limits::check`].
     #[must_use]
     pub fn decode(bytes: &[u8; REQUEST_LEN]) -> Option<Self> {
         let [VERSION, kind, ..] = *bytes else { return None };
         let message = match kind {
-            OPEN => Self::Open(Request::decode(bytes)?),
-            CLOSE => Self::Close(Request::decode(bytes)?),
+            OPEN => Self::Open(Grant::decode(bytes)?),
+            CLOSE => Self::Close(Grant::decode(bytes)?),
             EXPECT => Self::Expect(numbers_in(bytes)),
             FORGET => Self::Forget(numbers_in(bytes)),
             KNOCK_PORTS => {
@@ -180,7 +143,8 @@ impl Message {
     }
 }
 
-impl Request {
+/// The bytes of a grant within a message: see the table above.
+impl Grant {
     fn encode(&self, bytes: &mut [u8; REQUEST_LEN]) {
         let (family, address) = in_16(self.address);
         let (destination_family, destination) = in_16(self.destination);
@@ -295,7 +259,7 @@ fn numbers_in(bytes: &[u8; REQUEST_LEN]) -> Vec<u32> {
 mod tests {
     use super::*;
 
-    const V4: Request = Request {
+    const V4: Grant = Grant {
         address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)),
         destination: IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)),
         protocol: Protocol::Tcp,
@@ -312,7 +276,7 @@ mod tests {
     }
 
     fn samples() -> Vec<(Message, [u8; REQUEST_LEN])> {
-        let v6 = Request {
+        let v6 = Grant {
             address: "2001:db8::7".parse().unwrap(),
             destination: "2001:db8::1".parse().unwrap(),
             protocol: Protocol::Udp,

@@ -1,7 +1,5 @@
-//! A helper that has been taken over, as far as the tests go: on request it does what its filter forbids.
+//! A helper that has been compromised, as far as the tests go: on request it does what its filter forbids.
 //! In no build but the tests' (feature `misbehave`).
-
-#![forbid(unsafe_code)]
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::ptrace;
@@ -9,11 +7,11 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, execv};
 
-use super::Request;
+use crate::grant::Grant;
 
-/// Does what the port of `request` stands for. What the filter forbids does not return.
-pub(super) fn misbehave(request: &Request) {
-    match request.port {
+/// Does what the port of `grant` stands for. What the filter forbids does not return.
+pub(super) fn misbehave(grant: &Grant) {
+    match grant.port {
         64001 => drop(execv(c"/bin/true", &[c"true"])),
         64002 => drop(open(c"/etc/passwd", OFlag::O_RDONLY, Mode::empty())),
         64003 => drop(socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None)),

@@ -2,8 +2,6 @@
 //!
 //! The numbers come from libc for the target that is compiled for; x86-64 and aarch64 have all of them.
 
-#![forbid(unsafe_code)]
-
 use std::collections::BTreeMap;
 
 use nix::libc;
@@ -12,7 +10,12 @@ use seccompiler::{
     SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
-use super::split::{NETLINK_FD, REPLY_FD, REQUEST_FD, ROUTE_FD, STDERR_FD};
+/// The helper's descriptors, all that it has.
+pub(super) const REQUEST_FD: i32 = 0;
+pub(super) const REPLY_FD: i32 = 1;
+pub(super) const STDERR_FD: i32 = 2;
+pub(super) const NETLINK_FD: i32 = 3;
+pub(super) const ROUTE_FD: i32 = 4;
 
 /// Confines this thread, the helper's only one, to what the loop does.
 pub(super) fn confine() -> Result<(), Error> {
@@ -25,7 +28,7 @@ fn filter(arch: TargetArch) -> Result<BpfProgram, BackendError> {
         .try_into()
 }
 
-/// What the loop needs: its pipes, the kernel, its complaint, memory that is never executable, the clock, the end.
+/// What the loop needs: its pipes, netlink, stderr, memory that is never executable, the clock, and exit.
 fn listed() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     let anonymous = masked(3, libc::MAP_ANONYMOUS, libc::MAP_ANONYMOUS)?;
     let not_executable = masked(2, libc::PROT_EXEC, 0)?;

@@ -9,33 +9,33 @@ use std::process;
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
-use super::create::CreateError;
+use super::error::CreateError;
 use super::ini::Ini;
-use super::service::{NamedService, listed};
+use crate::grant::{Service, listed};
 
 /// What `config` says of a new profile's services, which it limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum InConfig {
+pub(crate) enum InConfig {
     /// It named nothing, and names the profile's services now.
     Written,
     /// It is as it was.
     Kept {
         /// What it names. None: any TCP port may be asked for.
-        allow: Option<Vec<NamedService>>,
+        allow: Option<Vec<Service>>,
         /// What the profile may ask for, but nobody can have.
-        missing: Vec<NamedService>,
+        missing: Vec<Service>,
     },
 }
 
 /// What is to become of `config`. Dropped, nothing.
-pub(super) enum Plan {
+pub(super) enum ConfigUpdate {
     Keep(InConfig),
     Replace(Replacement),
 }
 
-impl Plan {
+impl ConfigUpdate {
     /// Reads `config` in `config_dir`, and prepares what has to be written for `allow`; nothing: whatever there is.
-    pub(super) fn make(config_dir: &Path, allow: &[NamedService]) -> Result<Self, CreateError> {
+    pub(super) fn prepare(config_dir: &Path, allow: &[Service]) -> Result<Self, CreateError> {
         let path = config_dir.join("config");
         let failed = |why| CreateError::Io(path.clone(), why);
         let wrong = |why| CreateError::BadConfig(path.clone(), why);
@@ -47,7 +47,7 @@ impl Plan {
         let bytes = old.as_deref().unwrap_or_default();
         let named = named(bytes, "allow").map_err(wrong)?;
         if named.is_some() || allow.is_empty() {
-            let is_missing = |one: &NamedService| named.as_ref().is_some_and(|all| !one.is_in(all));
+            let is_missing = |one: &Service| named.as_ref().is_some_and(|all| !one.is_in(all));
             let missing = allow.iter().copied().filter(is_missing).collect();
             return Ok(Self::Keep(InConfig::Kept { allow: named, missing }));
         }
@@ -109,11 +109,8 @@ impl Drop for Replacement {
 }
 
 /// The services that `key` names, where it is there.
-fn named(bytes: &[u8], key: &'static str) -> Result<Option<Vec<NamedService>>, String> {
-    let mut ini = Ini::parse(bytes)?;
-    let Some(texts) = ini.list(key)? else { return Ok(None) };
-    let services: Result<Vec<_>, _> = texts.iter().map(|text| text.parse()).collect();
-    services.map(Some).map_err(|why: String| ini.wrong(key, &why))
+fn named(bytes: &[u8], key: &'static str) -> Result<Option<Vec<Service>>, String> {
+    Ini::parse(bytes)?.services(key)
 }
 
 /// The file with one line more: below the line `[main]`, else where that section ends. Whoever reads it must find what
@@ -166,17 +163,17 @@ fn section(line: &[u8]) -> Option<&str> {
 
 /// The choice of a firewall that `minimal-firewall.sh` remembers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FirewallChoice {
+pub(crate) struct FirewallChoice {
     /// Where it stands.
-    pub path: PathBuf,
-    only: Option<Vec<NamedService>>,
-    allow: Vec<NamedService>,
+    pub(crate) path: PathBuf,
+    only: Option<Vec<Service>>,
+    allow: Vec<Service>,
 }
 
 impl FirewallChoice {
     /// What is remembered in `config_dir`. None: nothing is.
     #[must_use]
-    pub fn remembered(config_dir: &Path) -> Option<Self> {
+    pub(crate) fn remembered(config_dir: &Path) -> Option<Self> {
         let path = config_dir.join("firewall");
         let bytes = fs::read(&path).ok()?;
         let list = |key| named(&bytes, key).ok().flatten();
@@ -185,10 +182,10 @@ impl FirewallChoice {
 
     /// Which of these it leaves open to everybody.
     #[must_use]
-    pub fn leaves_open(&self, services: &[NamedService]) -> Vec<NamedService> {
-        let is_open = |service: &&NamedService| match &self.only {
+    pub(crate) fn leaves_open(&self, services: &[Service]) -> Vec<Service> {
+        let is_open = |service: &&Service| match &self.only {
             Some(closed) => !service.is_in(closed),
-            None => self.allow.iter().any(|open| open.overlaps(service)),
+            None => self.allow.iter().any(|open| open.overlaps(**service)),
         };
         services.iter().filter(is_open).copied().collect()
     }
@@ -238,7 +235,7 @@ mod tests {
     fn a_remembered_choice_says_what_stays_open() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(FirewallChoice::remembered(dir.path()), None);
-        let services = ["tcp/22", "udp/51820"].map(|text| text.parse::<NamedService>().unwrap());
+        let services = ["tcp/22", "udp/51820"].map(|text| text.parse::<Service>().unwrap());
         for (line, open) in [
             ("only = tcp/22", "udp/51820"),
             ("only = tcp/20-30, udp/51820", ""),

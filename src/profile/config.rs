@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::ProfileError;
+use super::error::ProfileError;
 use super::ini::Ini;
 
 /// What a profile's `config` says, below `[main]`. The same file serves both ends: each reads what is its own.
@@ -37,23 +37,19 @@ impl ProfileConfig {
     fn read(bytes: &[u8]) -> Result<Self, String> {
         let mut ini = Ini::parse(bytes)?;
         let knock_port = ini.number("knock_port", 1..=u16::MAX)?;
-        let config = Self {
-            knock_port: knock_port.unwrap_or_default(),
-            layout: ini.one_of("layout", &[("classic", Layout::Classic)])?.unwrap_or_default(),
-            address: ini.name("address")?,
-            port: ini.number("port", 1..=u16::MAX)?,
-            allow: ini.list("allow")?,
-        };
-        if config.allow.as_ref().is_some_and(Vec::is_empty) {
+        let layout = ini.one_of("layout", &[("classic", Layout::Classic)])?.unwrap_or_default();
+        let address = ini.name("address")?;
+        let port = ini.number("port", 1..=u16::MAX)?;
+        let allow = ini.list("allow")?;
+        if allow.as_ref().is_some_and(Vec::is_empty) {
             let why =
                 "it names nothing; name what may be asked for, like tcp/22, or remove the line";
             return Err(ini.wrong("allow", why));
         }
         // First: a key that is not known may be the one that is missing.
         ini.finish()?;
-        if knock_port.is_none() {
-            return Err("knock_port is missing; write knock_port = PORT below [main]".into());
-        }
-        Ok(config)
+        let knock_port =
+            knock_port.ok_or("knock_port is missing; write knock_port = PORT below [main]")?;
+        Ok(Self { knock_port, layout, address, port, allow })
     }
 }

@@ -4,27 +4,29 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::{fmt, process};
+use std::process;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use zeroize::Zeroizing;
 
-use super::allow::{InConfig, Plan};
-use super::service::{NamedService, listed};
-use super::{ProfileConfig, ProfileError, names};
+use super::allow::{ConfigUpdate, InConfig};
+use super::config::ProfileConfig;
+use super::error::CreateError;
+use super::names;
+use crate::grant::{Service, listed};
 use crate::layout::classic::KEY_LEN;
 
 /// Makes the profile `name` with fresh random keys in `config_dir`, and returns its directory (0700, files 0600). It may
 /// ask for what `allow` names, if that names anything; then `config` gets the same line, unless it has one.
 ///
 /// It is built under a hidden name, synced, and then renamed: a profile that is there is whole.
-pub fn create(
+pub(crate) fn create(
     config_dir: &Path,
     name: &str,
     knock_port: u16,
-    allow: &[NamedService],
+    allow: &[Service],
 ) -> Result<(PathBuf, InConfig), CreateError> {
     check_name(name)?;
     if knock_port == 0 {
@@ -46,11 +48,11 @@ pub fn create(
     let hidden = Unfinished(profiles_dir.join(format!(".new-{}", process::id())));
     write_files(&hidden.0, knock_port, allow).map_err(|why| failed(&hidden.0, why))?;
     // All that can fail for want of room or sense has been done when the names change.
-    let plan = Plan::make(config_dir, allow)?;
+    let update = ConfigUpdate::prepare(config_dir, allow)?;
     renameat2(AT_FDCWD, &hidden.0, AT_FDCWD, &dir, RenameFlags::RENAME_NOREPLACE)
         .map_err(|why| failed(&dir, why.into()))?;
     let made = Unfinished(dir);
-    let in_config = plan.carry_out()?;
+    let in_config = update.carry_out()?;
     lock.sync_all().map_err(|why| failed(profiles_dir, why))?;
     Ok((made.keep(), in_config))
 }
@@ -71,16 +73,14 @@ fn refuse_taken_port(profiles_dir: &Path, knock_port: u16) -> Result<(), CreateE
     for other in names(profiles_dir).map_err(|why| CreateError::Io(profiles_dir.to_owned(), why))? {
         let path = profiles_dir.join(&other).join("config");
         let bytes = fs::read(&path).map_err(|why| CreateError::Io(path.clone(), why))?;
-        if ProfileConfig::parse(&bytes, &path).map_err(CreateError::BrokenOther)?.knock_port
-            == knock_port
-        {
+        if ProfileConfig::parse(&bytes, &path)?.knock_port == knock_port {
             return Err(CreateError::PortTaken(knock_port, other));
         }
     }
     Ok(())
 }
 
-fn write_files(dir: &Path, knock_port: u16, allow: &[NamedService]) -> io::Result<()> {
+fn write_files(dir: &Path, knock_port: u16, allow: &[Service]) -> io::Result<()> {
     private_dir(false).create(dir)?;
     // What the umask took away is given back to the owner; others never had anything.
     fs::set_permissions(dir, Permissions::from_mode(0o700))?;
@@ -130,56 +130,6 @@ impl Drop for Unfinished {
     }
 }
 
-/// Why no profile was made. Nothing half-made is left behind.
-#[derive(Debug)]
-pub enum CreateError {
-    /// The name is no plain file name.
-    BadName(String),
-    /// Something has this name.
-    Exists(PathBuf),
-    /// Port 0 cannot be knocked on.
-    PortZero,
-    /// Another profile knocks on this port.
-    PortTaken(u16, String),
-    /// Another profile is broken, so nobody knows which port it knocks on.
-    BrokenOther(ProfileError),
-    /// The server's `config` cannot be understood, or not be added to.
-    BadConfig(PathBuf, String),
-    /// A file or directory could not be read or made.
-    Io(PathBuf, io::Error),
-}
-
-impl fmt::Display for CreateError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BadName(name) => write!(
-                f,
-                "{name:?} cannot be a profile's name: it must begin with a letter, a digit or _, and hold only those and . - @ +"
-            ),
-            Self::Exists(path) => {
-                write!(f, "{path:?} is there already; choose another name, or remove it first")
-            }
-            Self::PortZero => f.write_str("0 is no knock port; a port is 1 to 65535"),
-            Self::PortTaken(port, other) => {
-                write!(
-                    f,
-                    "the profile {other:?} knocks on port {port} already; choose another port"
-                )
-            }
-            Self::BrokenOther(error) => {
-                write!(f, "another profile is broken, mend or remove it first: {error}")
-            }
-            Self::BadConfig(path, why) => write!(f, "{path:?}: {why}"),
-            Self::Io(path, why) if why.kind() == io::ErrorKind::PermissionDenied => {
-                write!(f, "{path:?}: {why}; profiles are made by root: try sudo")
-            }
-            Self::Io(path, why) => write!(f, "{path:?}: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for CreateError {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,7 +139,7 @@ mod tests {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
     }
 
-    fn services(texts: &[&str]) -> Vec<NamedService> {
+    fn services(texts: &[&str]) -> Vec<Service> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 

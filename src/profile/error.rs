@@ -1,72 +1,73 @@
-//! What can be wrong with a profile, said so that its owner knows which file to look at and what to do.
+//! What can be wrong with a profile, or with making one, said so that its owner knows which file to look at and what to do.
 
+use std::io;
 use std::path::PathBuf;
-use std::{fmt, io};
 
-use super::NotRoots;
+use thiserror::Error;
+
+use super::checked_file::FileError;
+use super::roots::NotRoots;
 use crate::counter::CounterError;
 use crate::layout::classic::KEY_LEN;
 
 /// What is wrong with a profile on disk.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum ProfileError {
-    /// A file cannot be opened or read.
-    Unreadable(PathBuf, io::Error),
-    /// A file is larger than any such file is.
-    TooLarge(PathBuf),
-    /// A file is a directory, a FIFO, a device.
-    NotAFile(PathBuf),
-    /// Users other than the owner can write to it.
-    WritableByOthers(PathBuf),
+    /// A file or the directory cannot be read, or is not what it must be.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// On the server: somebody else than root could change it.
-    NotRoots(NotRoots),
+    #[error(transparent)]
+    NotRoots(#[from] NotRoots),
     /// A key file does not hold one base64 line of 16 bytes.
+    #[error(
+        "{0:?}: not a key ({KEY_LEN} bytes as one line of base64)\nfix: copy it again, or make a new profile"
+    )]
     BadKey(PathBuf),
     /// The keys are those of the example that everybody can read.
+    #[error(
+        "{0:?}: the keys of the published example, which everybody knows\nfix: make a new profile with knock-genprofile"
+    )]
     ExampleKeys(PathBuf),
     /// `config` is not what a profile's config is.
+    #[error("{0:?}: {1}")]
     BadConfig(PathBuf, String),
     /// The counter cannot be used.
-    Counter(CounterError),
+    #[error(transparent)]
+    Counter(#[from] CounterError),
 }
 
-impl fmt::Display for ProfileError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreadable(path, why) => write!(f, "{path:?}: cannot be read: {why}"),
-            Self::TooLarge(path) => write!(f, "{path:?}: too large for a file of a profile"),
-            Self::NotAFile(path) => write!(f, "{path:?}: not a regular file"),
-            Self::WritableByOthers(path) => {
-                write!(
-                    f,
-                    "{path:?}: others may write to it; check what is in it, then: chmod go-w {path:?}"
-                )
-            }
-            Self::NotRoots(error) => error.fmt(f),
-            Self::BadKey(path) => write!(
-                f,
-                "{path:?}: not a key ({KEY_LEN} bytes as one line of base64); copy it again, or make a new profile"
-            ),
-            Self::ExampleKeys(path) => write!(
-                f,
-                "{path:?}: these are the keys of the published example, which everybody knows; make a profile of your own with knock-genprofile"
-            ),
-            Self::BadConfig(path, why) => write!(f, "{path:?}: {why}"),
-            Self::Counter(error) => error.fmt(f),
-        }
-    }
+/// Why no profile was made. Nothing half-made is left behind.
+#[derive(Debug, Error)]
+pub(crate) enum CreateError {
+    /// The name is no plain file name.
+    #[error(
+        "{0:?} cannot be a profile's name: it must begin with a letter, a digit or _, and hold only those and . - @ +"
+    )]
+    BadName(String),
+    /// Something has this name.
+    #[error("{0:?} exists\nfix: choose another name, or remove it first")]
+    Exists(PathBuf),
+    /// Port 0 cannot be knocked on.
+    #[error("invalid knock port 0\nfix: use 1 to 65535")]
+    PortZero,
+    /// Another profile knocks on this port.
+    #[error("the profile {1:?} has knock port {0}\nfix: choose another port")]
+    PortTaken(u16, String),
+    /// Another profile is broken, so nobody knows which port it knocks on.
+    #[error("another profile is broken: {0}")]
+    BrokenOther(#[from] ProfileError),
+    /// The server's `config` cannot be understood, or not be added to.
+    #[error("{0:?}: {1}")]
+    BadConfig(PathBuf, String),
+    /// A file or directory could not be read or made.
+    #[error("{0:?}: {1}{hint}", hint = hint(.1))]
+    Io(PathBuf, #[source] io::Error),
 }
 
-impl std::error::Error for ProfileError {}
-
-impl From<CounterError> for ProfileError {
-    fn from(error: CounterError) -> Self {
-        Self::Counter(error)
-    }
-}
-
-impl From<NotRoots> for ProfileError {
-    fn from(error: NotRoots) -> Self {
-        Self::NotRoots(error)
+fn hint(why: &io::Error) -> &'static str {
+    match why.kind() {
+        io::ErrorKind::PermissionDenied => "\nfix: run it as root, with sudo",
+        _ => "",
     }
 }

@@ -1,15 +1,17 @@
 //! The files of a profile as bytes: opened and read, not yet looked at.
 
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use zeroize::Zeroizing;
 
-use super::{Profile, ProfileConfig, ProfileError, roots_alone};
+use super::Profile;
+use super::checked_file::{FileError, read_checked, refuse_writable_by_others};
+use super::config::ProfileConfig;
+use super::error::ProfileError;
+use super::roots::roots_alone;
 use crate::counter::{self, Counter};
 use crate::layout::classic::{KEY_LEN, Keys};
 
@@ -25,14 +27,21 @@ pub struct ProfileFiles {
     dir: PathBuf,
     cipher_key: Zeroizing<Vec<u8>>,
     mac_key: Zeroizing<Vec<u8>>,
-    config: Vec<u8>,
+    config: Zeroizing<Vec<u8>>,
     counter: Counter,
     readable_by_others: bool,
 }
 
+impl Profile {
+    /// Reads and parses the profile in `dir`, and opens its counter.
+    pub fn load(dir: &Path) -> Result<(Self, Counter), ProfileError> {
+        ProfileFiles::read(dir)?.parse()
+    }
+}
+
 impl ProfileFiles {
     /// The same on the server, where root reads for a process that acts on it: nothing of it may be in others' hands.
-    pub fn read_of_root(dir: &Path) -> Result<Self, ProfileError> {
+    pub(crate) fn read_of_root(dir: &Path) -> Result<Self, ProfileError> {
         roots_alone(dir)?;
         for name in ["cipher.key", "mac.key", "config", counter::FILE_NAME] {
             roots_alone(&dir.join(name))?;
@@ -42,34 +51,35 @@ impl ProfileFiles {
 
     /// Opens and reads the files of the profile in `dir`.
     pub fn read(dir: &Path) -> Result<Self, ProfileError> {
-        let dir_metadata =
-            dir.metadata().map_err(|why| ProfileError::Unreadable(dir.to_owned(), why))?;
+        let unreadable = |why| FileError::Unreadable(dir.to_owned(), why);
+        let dir_metadata = dir.metadata().map_err(unreadable)?;
         refuse_writable_by_others(dir, &dir_metadata)?;
-        let (cipher_key, open_cipher_key) = read_file(&dir.join("cipher.key"))?;
-        let (mac_key, open_mac_key) = read_file(&dir.join("mac.key"))?;
-        let (config, _) = read_file(&dir.join("config"))?;
+        let cipher_key = read_checked(&dir.join("cipher.key"), MAX_LEN)?;
+        let mac_key = read_checked(&dir.join("mac.key"), MAX_LEN)?;
+        let config = read_checked(&dir.join("config"), MAX_LEN)?;
         let counter = Counter::open(dir)?;
         refuse_writable_by_others(&dir.join(counter::FILE_NAME), &counter.metadata()?)?;
         let private_dir = dir_metadata.mode() & 0o077 == 0;
         Ok(Self {
             dir: dir.to_owned(),
-            cipher_key: Zeroizing::new(cipher_key),
-            mac_key: Zeroizing::new(mac_key),
-            config,
+            readable_by_others: !private_dir
+                && (cipher_key.readable_by_others || mac_key.readable_by_others),
+            cipher_key: cipher_key.bytes,
+            mac_key: mac_key.bytes,
+            config: config.bytes,
             counter,
-            readable_by_others: !private_dir && (open_cipher_key || open_mac_key),
         })
     }
 
     /// The profile's directory.
     #[must_use]
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// Whether users other than the owner can read the keys: worth a warning, with `chmod -R go-rwx DIR`.
     #[must_use]
-    pub fn readable_by_others(&self) -> bool {
+    pub(crate) fn readable_by_others(&self) -> bool {
         self.readable_by_others
     }
 
@@ -79,7 +89,7 @@ impl ProfileFiles {
     }
 
     /// Parses the bytes. The name is the directory's.
-    pub fn profile(&self) -> Result<Profile, ProfileError> {
+    pub(crate) fn profile(&self) -> Result<Profile, ProfileError> {
         let cipher = key(&self.cipher_key, &self.dir.join("cipher.key"))?;
         let mac = key(&self.mac_key, &self.dir.join("mac.key"))?;
         if EXAMPLE_KEYS.contains(&&*cipher) || EXAMPLE_KEYS.contains(&&*mac) {
@@ -89,40 +99,6 @@ impl ProfileFiles {
         let name =
             self.dir.file_name().unwrap_or(self.dir.as_os_str()).to_string_lossy().into_owned();
         Ok(Profile { name, keys: Keys::new(*cipher, *mac), config })
-    }
-}
-
-/// The content of a regular file, and whether others can read it.
-fn read_file(path: &Path) -> Result<(Vec<u8>, bool), ProfileError> {
-    let unreadable = |why| ProfileError::Unreadable(path.to_owned(), why);
-    // O_NONBLOCK: a FIFO in its place must not hang us.
-    let opened: Result<File, _> =
-        OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
-    let file = opened.map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(ProfileError::NotAFile(path.to_owned()));
-    }
-    refuse_writable_by_others(path, &metadata)?;
-    if metadata.len() > MAX_LEN {
-        return Err(ProfileError::TooLarge(path.to_owned()));
-    }
-    // Room for all of it and the end at once: a buffer that grows leaves copies of a key behind in memory, and a larger
-    // one for each of ten thousand profiles leaves the daemon with hundreds of megabytes.
-    let whole = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
-    let mut bytes = Vec::with_capacity(whole + 1);
-    file.take(metadata.len() + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() > whole {
-        return Err(unreadable(io::Error::other("it grew while it was read; try again")));
-    }
-    Ok((bytes, metadata.mode() & 0o077 != 0))
-}
-
-fn refuse_writable_by_others(path: &Path, metadata: &Metadata) -> Result<(), ProfileError> {
-    if metadata.mode() & 0o022 == 0 {
-        Ok(())
-    } else {
-        Err(ProfileError::WritableByOthers(path.to_owned()))
     }
 }
 
@@ -215,7 +191,7 @@ mod tests {
             fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o622)).unwrap();
             let error = error(&dir);
             assert!(
-                matches!(&error, ProfileError::WritableByOthers(path) if path.ends_with(name)),
+                matches!(&error, ProfileError::File(FileError::WritableByOthers(path)) if path.ends_with(name)),
                 "{error}"
             );
         }
@@ -225,12 +201,12 @@ mod tests {
     fn what_is_no_file_or_far_too_large_is_refused() {
         let dir = profile(KEY_A, KEY_B);
         fs::remove_file(dir.path().join("config")).unwrap();
-        assert!(matches!(error(&dir), ProfileError::Unreadable(..)));
+        assert!(matches!(error(&dir), ProfileError::File(FileError::Unreadable(..))));
         fs::create_dir(dir.path().join("config")).unwrap();
-        assert!(matches!(error(&dir), ProfileError::NotAFile(_)));
+        assert!(matches!(error(&dir), ProfileError::File(FileError::NotAFile(_))));
 
         let dir = profile(KEY_A, KEY_B);
         fs::write(dir.path().join("config"), vec![b'\n'; 20_000]).unwrap();
-        assert!(matches!(error(&dir), ProfileError::TooLarge(_)));
+        assert!(matches!(error(&dir), ProfileError::File(FileError::TooLarge(..))));
     }
 }

@@ -2,7 +2,7 @@
 //! strings, lists in brackets, `#` after a value. A key that nobody asks for is an error, and so is a section that is not
 //! `[main]`: a mistyped `allow` must not open everything.
 //!
-//! The crate knows sections, keys, both delimiters and continued lines. [`plain`] takes out before what it does not know.
+//! The crate knows sections, keys, both delimiters and continued lines. [`preprocess`] removes first what it does not know.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
@@ -10,7 +10,8 @@ use std::ops::RangeInclusive;
 
 use configparser::ini::{Ini as Reader, IniDefault};
 
-use super::plain::{line_numbers, plain};
+use super::preprocess::{line_numbers, preprocess};
+use crate::grant::{NotAService, Service};
 
 /// Its values are those of `[main]` where that has none of its own.
 const DEFAULTS: &str = "default";
@@ -36,7 +37,7 @@ impl Ini {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         // Comments may be in any encoding; what is not UTF-8 elsewhere is refused below.
         let text = String::from_utf8_lossy(bytes);
-        let text = plain(text.strip_prefix('\u{feff}').unwrap_or(&text))?;
+        let text = preprocess(text.strip_prefix('\u{feff}').unwrap_or(&text))?;
         let lines = line_numbers(&text);
         let line = |section: &str, key: &str| {
             lines.get(&(section.to_owned(), key.to_owned())).copied().unwrap_or(1)
@@ -180,6 +181,13 @@ impl Ini {
             Some(part) => Err(self.wrong(key, &format!("{part:?} has quotes that do not match"))),
             None => Ok(Some(parts)),
         }
+    }
+
+    /// A list of services, like `tcp/22, udp/60000-61000`.
+    pub(crate) fn services(&mut self, key: &'static str) -> Result<Option<Vec<Service>>, String> {
+        let Some(texts) = self.list(key)? else { return Ok(None) };
+        let services = texts.iter().map(|text| text.parse()).collect::<Result<_, NotAService>>();
+        services.map(Some).map_err(|why| self.wrong(key, &why.to_string()))
     }
 
     /// Something is wrong with what `key` says.

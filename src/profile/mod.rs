@@ -8,35 +8,24 @@
 //!     config       [main], knock_port = N
 //! ```
 //!
-//! Reading ([`ProfileFiles`]) and parsing ([`ProfileFiles::parse`]) are apart: on the server root opens the files,
+//! Reading and parsing ([`files::ProfileFiles`]) are apart: on the server root opens the files,
 //! and only a process without privileges looks at what is in them. Keys are wiped when dropped and never shown.
 
-#![forbid(unsafe_code)]
-
-mod allow;
-mod config;
-mod create;
-mod error;
-mod files;
-mod ini;
-mod plain;
-mod roots;
-mod service;
+pub(crate) mod allow;
+pub(crate) mod checked_file;
+pub mod config;
+pub(crate) mod create;
+pub(crate) mod error;
+pub mod files;
+pub(crate) mod ini;
+mod preprocess;
+pub(crate) mod roots;
 
 use std::io;
 use std::path::Path;
 
-pub use allow::{FirewallChoice, InConfig};
-pub use config::{Layout, ProfileConfig};
-pub use create::{CreateError, create};
-pub use error::ProfileError;
-pub use files::ProfileFiles;
-pub(crate) use ini::Ini;
-pub use roots::{NotRoots, roots_alone};
-pub use service::{NamedService, Transport, listed};
-
-use crate::counter::Counter;
 use crate::layout::classic::Keys;
+use config::ProfileConfig;
 
 /// A profile as its files say, without its counter.
 #[derive(Debug)]
@@ -49,16 +38,9 @@ pub struct Profile {
     pub config: ProfileConfig,
 }
 
-impl Profile {
-    /// Reads and parses the profile in `dir`, and opens its counter.
-    pub fn load(dir: &Path) -> Result<(Self, Counter), ProfileError> {
-        ProfileFiles::read(dir)?.parse()
-    }
-}
-
 /// The names of the profiles in `profiles_dir`, sorted. Hidden directories are none: a profile is made under a
 /// hidden name and then renamed.
-pub fn names(profiles_dir: &Path) -> io::Result<Vec<String>> {
+pub(crate) fn names(profiles_dir: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in profiles_dir.read_dir()? {
         let entry = entry?;

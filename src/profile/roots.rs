@@ -1,15 +1,17 @@
 //! Whether root alone decides what a file or directory of the server's config is.
 
 use std::fs::Metadata;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::{fmt, io};
+
+use thiserror::Error;
 
 /// Refuses what is not root's, and what others may write to. Of directories, check the upper one first: in one that is
 /// root's alone, nobody else can put another thing in the place of what was checked.
 ///
 /// A symbolic link must lead straight to its end, and there each directory on the way must be root's alone too.
-pub fn roots_alone(path: &Path) -> Result<(), NotRoots> {
+pub(crate) fn roots_alone(path: &Path) -> Result<(), NotRoots> {
     let unreadable = |why| NotRoots::Unreadable(path.to_owned(), why);
     let metadata = path.symlink_metadata().map_err(unreadable)?;
     if !metadata.is_symlink() {
@@ -35,40 +37,24 @@ fn check(path: &Path, metadata: &Metadata) -> Result<(), NotRoots> {
     }
 }
 
-/// What somebody else than root could change, and how to mend it.
-#[derive(Debug)]
+/// What another user than root could change, and the command that fixes it.
+#[derive(Debug, Error)]
 pub enum NotRoots {
     /// Cannot be looked at.
-    Unreadable(PathBuf, io::Error),
+    #[error("{0:?}: cannot be read: {1}")]
+    Unreadable(PathBuf, #[source] io::Error),
     /// Belongs to another user.
+    #[error("{0:?}: not owned by root\nfix: check what is in it, then: chown root:root {0:?}")]
     Owner(PathBuf),
     /// The group or others may write to it.
+    #[error("{0:?}: others may write to it\nfix: check what is in it, then: chmod go-w {0:?}")]
     Writable(PathBuf),
     /// A link that leads through other links, or that is relative; and where to.
+    #[error(
+        "{0:?}: a symbolic link whose target is not a canonical path\nfix: ln -sfn {1:?} {0:?}"
+    )]
     Roundabout(PathBuf, PathBuf),
 }
-
-impl fmt::Display for NotRoots {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreadable(path, why) => write!(f, "{path:?}: cannot be read: {why}"),
-            Self::Owner(path) => write!(
-                f,
-                "{path:?}: does not belong to root; check what is in it, then: chown root:root {path:?}"
-            ),
-            Self::Writable(path) => write!(
-                f,
-                "{path:?}: others may write to it; check what is in it, then: chmod go-w {path:?}"
-            ),
-            Self::Roundabout(path, real) => write!(
-                f,
-                "{path:?}: a symbolic link that does not lead straight to where it ends; run: ln -sfn {real:?} {path:?}"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for NotRoots {}
 
 #[cfg(test)]
 mod tests {

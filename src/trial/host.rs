@@ -1,7 +1,5 @@
 //! What this host says of itself: its addresses, and where something listens.
 
-#![forbid(unsafe_code)]
-
 use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

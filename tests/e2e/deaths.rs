@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::connection::{Reach, is_alive};
 use crate::net::{FAMILIES, Family, Net};
 use crate::process::{SOON, wait_until};
 use crate::site::{KNOCK_PORT, Log, Site};
-use crate::talk::{Reach, is_alive};
 use crate::wire::{Tap, send_frames};
 
 /// The service behind the door.
@@ -73,7 +73,7 @@ fn survives(mut death: impl FnMut(&mut Site, Pid, Pid)) {
     // It starts again, and does not fall for a knock that it has seen in its former life.
     site.start_daemon();
     send_frames(&site.net.client, std::slice::from_ref(&knock.frame));
-    site.wait_for("1 wrong knock (1 replayed)");
+    site.wait_for("1 invalid knock (1 replayed)");
     site.knock(Family::V6, PORT);
     assert_eq!(site.grants().len(), 1);
     assert_eq!(site.reach(Family::V4, PORT), Reach::Refused);
@@ -93,7 +93,7 @@ fn the_helper_is_killed() {
 fn the_daemon_is_killed() {
     survives(|site, daemon, helper| {
         kill(daemon, Signal::SIGKILL).unwrap();
-        site.wait_for("helper: the daemon is gone; every door is shut");
+        site.wait_for("helper: the daemon is gone: all grants revoked");
         // A zombie, where nobody reaps it, has ended as well.
         let gone = || {
             fs::read_to_string(format!("/proc/{helper}/status"))
@@ -158,13 +158,14 @@ fn a_sighup_ends_nothing_and_is_answered() {
     let mut site = Site::start(Net::lan(), Log::Kmsg, "delay = 600\n");
     let _service = site.net.server.echo(PORT);
     site.knock(Family::V4, PORT);
-    let answer = "SIGHUP: profiles and config are read at start; restart to change them";
+    let answer = "SIGHUP: profiles and config are read at start";
     for times in 1..=2 {
         kill(site.daemon().pid(), Signal::SIGHUP).unwrap();
         wait_until(SOON, "an answer", || {
             site.daemon().lines().iter().filter(|line| line.contains(answer)).count() == times
         });
     }
+    site.wait_for("fix: restart to change them");
     assert_eq!(site.grants().len(), 1, "what is open stays open");
     site.knock(Family::V6, PORT);
     assert_eq!(site.reach(Family::V4, PORT), Reach::Connected);
@@ -308,7 +309,7 @@ fn a_daemon_that_asks_for_too_much_gives_itself_away() {
 #[test]
 fn a_helper_that_was_taken_over_is_killed_at_its_first_forbidden_step() {
     for port in 64001..=64004 {
-        is_stopped_at(port, "the helper has ended (killed for a system call that it may not make)");
+        is_stopped_at(port, "the helper has ended (killed for a forbidden system call)");
     }
 }
 

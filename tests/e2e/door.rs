@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use crate::connection::{Reach, is_alive};
 use crate::net::{FAMILIES, Family, Net};
 use crate::process::{SOON, wait_until};
 use crate::site::{HOST, KNOCK_PORT, Log, Site, everywhere, logs, write_private};
-use crate::talk::{Reach, is_alive};
 use crate::wire::{Tap, send_frames};
 
 /// The service behind the door.

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
+use crate::connection::{Reach, is_alive};
 use crate::grant::Admits;
 use crate::net::{FAMILIES, Family, Host, Net};
 use crate::process::{SOON, wait_until};
-use crate::talk::{Reach, is_alive};
 
 const SECOND: Duration = Duration::from_secs(1);
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/minimal-firewall.sh");

@@ -4,11 +4,11 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::connection::Reach;
 use crate::cost::{Memory, Processes};
 use crate::net::{FAMILIES, Family, Net};
 use crate::process::{SOON, wait_until};
 use crate::site::{KNOCK_PORT, LOGGED_A_SECOND, LOGGED_AT_ONCE, Log, Site, logs};
-use crate::talk::Reach;
 use crate::wire::{Flood, Route, make_syn};
 
 /// The service behind the door.
@@ -29,7 +29,7 @@ fn a_knock_gets_in_through_a_flood_and_memory_log_and_reports_stay_small() {
         let began = Instant::now();
 
         let flood = Flood::start(&site.net.other, junk(&site));
-        site.wait_for("wrong knock");
+        site.wait_for("invalid knock");
         for family in FAMILIES {
             assert!(knocks_until_open(&mut site, family) <= TRIES);
             assert_eq!(site.reach(family, PORT), Reach::Connected);
@@ -46,7 +46,7 @@ fn a_knock_gets_in_through_a_flood_and_memory_log_and_reports_stay_small() {
 
         let other = site.net.other.ipv4.to_string();
         let lines = site.daemon().lines();
-        let told: Vec<_> = lines.iter().filter(|line| line.contains("wrong knock")).collect();
+        let told: Vec<_> = lines.iter().filter(|line| line.contains("invalid knock")).collect();
         assert!(told[0].contains("\"client\"") && told[0].contains(&other), "{told:#?}");
         let most = 1 + seconds / 60;
         assert!(told.len() <= usize::try_from(most).unwrap(), "in {seconds} s: {told:#?}");

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use knockknock::layout::Request;
 use knockknock::layout::classic::seal;
-use knockknock::profile::ProfileFiles;
+use knockknock::profile::files::ProfileFiles;
 use knockknock::syn::SynFields;
 
 use crate::kernel_log::Framing;
@@ -25,7 +25,7 @@ fn whoever_forges_lines_without_keys_opens_nothing() {
     let guess = SynFields { id: 4660, seq: 1, ack: 2, window: 3 };
     forge(&mut site, "192.0.2.66", guess);
     // This much a forger reaches: a line that accuses whom he likes. A packet with a forged source does the same.
-    site.wait_for("profile \"client\": 1 wrong knock from 192.0.2.66");
+    site.wait_for("profile \"client\": 1 invalid knock from 192.0.2.66");
 
     // A knock that was used, read off the log or the wire, is of no use to him either.
     let used = knock_of(&site, 0);
@@ -55,7 +55,7 @@ fn a_forger_with_a_knock_that_never_arrived_can_open_for_one_address_and_not_for
     site.wait_for("opened tcp/2222 to 10.66.1.3");
     // Once.
     forge(&mut site, "10.66.1.2", third);
-    site.wait_for("1 wrong knock (1 replayed) from 10.66.1.2");
+    site.wait_for("1 invalid knock (1 replayed) from 10.66.1.2");
     assert_eq!((site.opened(), site.grants().len()), (1, 1));
 }
 

@@ -10,11 +10,11 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt::Linger};
 use pnet::packet::tcp::TcpFlags;
 
+use crate::connection::{Reach, is_alive};
 use crate::firewall_script::{TOOLS, Tools, firewall, firewall_with};
 use crate::grant::Admits;
 use crate::net::{FAMILIES, Family, Host, Net};
 use crate::process::{Running, SOON, wait_until};
-use crate::talk::{Reach, is_alive};
 use crate::wire::{Route, make_segment, send_frames};
 
 const SECOND: Duration = Duration::from_secs(1);

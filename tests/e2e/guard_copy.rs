@@ -6,11 +6,11 @@ use std::net::TcpStream;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::connection::{Reach, is_alive};
 use crate::firewall_script::firewall;
 use crate::net::{FAMILIES, Family, Host, Net};
 use crate::process::{SOON, wait_until};
 use crate::site::{KNOCK_PORT, Log, Site};
-use crate::talk::{Reach, is_alive};
 
 const PORT: u16 = 22;
 const OPEN: u16 = 80;
@@ -307,7 +307,8 @@ fn a_port_that_is_open_to_everybody_is_said_at_the_start_and_by_check() {
     site.stop_daemon();
     site.start_daemon();
     site.wait_for("guard: what was confirmed is not loaded");
-    site.wait_for("tcp/22 is open to everybody; run minimal-firewall.sh --boot");
+    site.wait_for("tcp/22 is open to everybody");
+    site.wait_for("fix: run minimal-firewall.sh --boot");
     std::fs::write(site.config_dir().join("firewall"), "nonsense\n").unwrap();
     let (well, said) = check(&site);
     assert!(

@@ -1,13 +1,13 @@
 //! The door shuts behind the first connection that stands, and nobody who can only send packets in the client's name can
 //! shut it before.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 
+use crate::connection::{Reach, is_alive};
 use crate::kernel_log::{DAEMONS, KernelLog};
 use crate::net::{FAMILIES, Family, Net};
 use crate::process::{SOON, wait_until};
 use crate::site::{HOST, KNOCK_PORT, Log, OTHER_KNOCK_PORT, Site, logs, write_private};
-use crate::talk::{Reach, is_alive};
 use crate::wire::{Flood, Route, make_knock, make_syn, send_frames};
 
 const PORT: u16 = 2222;
@@ -22,6 +22,17 @@ fn rounds(usual: u32) -> u32 {
 fn of_tag(site: &Site, log: &KernelLog) -> Vec<String> {
     let tag = site.tag();
     log.lines().into_iter().filter(|line| line.contains(&tag)).collect()
+}
+
+/// Knocks, connects, and waits until the grant is closed behind that connection, which it returns.
+#[track_caller]
+fn knock_and_connect(site: &mut Site, family: Family) -> TcpStream {
+    let before = site.came_in();
+    site.knock(family, PORT);
+    let server = site.net.server.address(family);
+    let connection = site.net.client.connect(server, PORT, SOON).unwrap();
+    wait_until(SOON, "the grant is closed", || site.came_in() > before);
+    connection
 }
 
 /// Closed by the guard alone, beside no firewall: not a line of ours in anybody's configuration.
@@ -40,11 +51,7 @@ fn the_door_shuts_behind_the_first_connection_that_stands() {
         let service = site.net.server.echo(PORT);
         for family in FAMILIES {
             assert_eq!(site.reach(family, PORT), Reach::Refused);
-            site.knock(family, PORT);
-            let before = site.came_in();
-            let first =
-                site.net.client.connect(site.net.server.address(family), PORT, SOON).unwrap();
-            wait_until(SOON, "the door is shut", || site.came_in() > before);
+            let first = knock_and_connect(&mut site, family);
             for _ in 0..rounds(SECONDS_TRIED) {
                 assert_eq!(site.reach(family, PORT), Reach::Refused);
             }
@@ -57,7 +64,7 @@ fn the_door_shuts_behind_the_first_connection_that_stands() {
 }
 
 #[test]
-fn blind_packets_in_the_clients_name_do_not_use_the_opening_up() {
+fn blind_packets_in_the_clients_name_do_not_use_the_grant_up() {
     for family in FAMILIES {
         let mut site = guarded(Log::Kmsg, "delay = 600\n");
         let _service = site.net.server.echo(PORT);
@@ -71,10 +78,7 @@ fn blind_packets_in_the_clients_name_do_not_use_the_opening_up() {
             .collect();
         let flood = Flood::start(&site.net.other, frames);
         for _ in 0..5 {
-            let before = site.came_in();
-            site.knock(family, PORT);
-            assert_eq!(site.reach(family, PORT), Reach::Connected);
-            wait_until(SOON, "the door is shut", || site.came_in() > before);
+            knock_and_connect(&mut site, family);
         }
         assert!(flood.stop() > 1000);
         assert_eq!(site.reach(family, PORT), Reach::Refused);
@@ -82,7 +86,7 @@ fn blind_packets_in_the_clients_name_do_not_use_the_opening_up() {
 }
 
 #[test]
-fn an_opening_for_one_syn_admits_exactly_that_and_a_blind_one_uses_it_up() {
+fn a_grant_for_one_syn_admits_exactly_that_and_a_blind_one_uses_it_up() {
     let mut site = guarded(Log::Kmsg, "delay = 600\nspend = syn\n");
     let _service = site.net.server.echo(PORT);
     site.knock(Family::V4, PORT);
@@ -100,7 +104,7 @@ fn an_opening_for_one_syn_admits_exactly_that_and_a_blind_one_uses_it_up() {
 }
 
 #[test]
-fn an_opening_that_nobody_uses_is_told_of() {
+fn a_grant_that_nobody_uses_is_told_of() {
     let mut site = guarded(Log::Kmsg, "delay = 1\n");
     site.knock(Family::V4, PORT);
     site.wait_for("tcp/2222 for 10.66.1.2 (profile \"client\"): not used");
@@ -153,17 +157,14 @@ fn knocks_are_heard_through_any_flood_and_nothing_else_is_logged() {
         let log = KernelLog::of_lines_with(&[DAEMONS]);
         let flood = Flood::start(&site.net.other, frames);
         for _ in 0..5 {
-            let before = site.came_in();
-            site.knock(family, PORT);
-            assert_eq!(site.reach(family, PORT), Reach::Connected);
-            wait_until(SOON, "the door is shut", || site.came_in() > before);
+            knock_and_connect(&mut site, family);
         }
         let sent = flood.stop();
         assert!(sent > 1000, "{sent} SYNs are no flood");
         let lines = of_tag(&site, &log);
         // Five knocks and five connections; a flood's number is an expected one by chance only.
         assert!((10..=12).contains(&lines.len()), "{lines:#?}");
-        assert!(!site.daemon().lines().iter().any(|line| line.contains("wrong knock")));
+        assert!(!site.daemon().lines().iter().any(|line| line.contains("invalid knock")));
     }
 }
 

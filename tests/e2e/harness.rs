@@ -6,10 +6,10 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::connection::{Reach, hang_up, is_alive};
 use crate::kernel_log::{Framing, KernelLog, Rsyslog};
 use crate::net::{FAMILIES, Family, Net};
 use crate::process::{Running, SOON, wait_until};
-use crate::talk::{Reach, hang_up, is_alive};
 use crate::wire::{Route, Tap, make_syn, send_frames};
 
 const SECOND: Duration = Duration::from_secs(1);

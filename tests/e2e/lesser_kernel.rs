@@ -5,10 +5,10 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::connection::Reach;
 use crate::net::{FAMILIES, Net};
 use crate::process::Running;
 use crate::site::{Log, Site};
-use crate::talk::Reach;
 
 const PORT: u16 = 2222;
 const NO_TABLES: &str = "this kernel has no nf_tables";
@@ -73,14 +73,13 @@ fn without_a_conntrack_helper_the_set_and_the_mark_do_and_conntrack_alone_is_ref
 
     let mut alone = daemon(&site, "helpers");
     let mut refused = Running::start(alone.args(["--firewall", "conntrack"]));
-    refused.wait_for_line(NO_HELPER, |line| {
-        line.contains(NO_HELPER) && line.contains("nf_conntrack_netbios_ns")
-    });
+    refused.wait_for_line(NO_HELPER, |line| line.contains(NO_HELPER));
+    refused.wait_for_line("the modules", |line| line.contains("nf_conntrack_netbios_ns"));
     assert!(!refused.wait_for_end().success());
 
     let command = daemon(&site, "helpers");
     site.start_as(command);
-    site.wait_for("goes on with firewall = \"nftables\"");
+    site.wait_for("uses firewall = \"nftables\"");
     let _service = site.net.server.echo(PORT);
     for family in FAMILIES {
         assert_eq!(site.reach(family, PORT), Reach::Refused);

@@ -2,7 +2,6 @@
 //!
 //! `sudo scripts/test.sh` runs them (cargo feature `e2e`, root). `net` and the modules beside it are the harness.
 #![cfg(feature = "e2e")]
-#![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,15 +11,15 @@
     reason = "clippy does not see that a harness for tests is a test: what cannot go on stops"
 )]
 
+mod connection;
 #[allow(dead_code, reason = "some of it is for the benchmarks, which share it")]
 mod cost;
 mod delay;
 mod kernel_log;
 mod net;
-mod person;
 mod process;
 mod site;
-mod talk;
+mod user;
 mod wire;
 
 mod beside;

@@ -3,10 +3,10 @@
 use std::fs;
 use std::process::Command;
 
+use crate::connection::Reach;
 use crate::cost::Memory;
 use crate::net::{Family, Net};
 use crate::site::{Log, Site};
-use crate::talk::Reach;
 
 #[test]
 fn ten_thousand_profiles_are_followed_and_the_last_one_opens() {

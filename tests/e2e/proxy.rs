@@ -10,9 +10,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::net::{Family, Net};
-use crate::person::{Person, Sshd, said, wrote};
 use crate::process::{Running, SOON, wait_until};
 use crate::site::{HOST, KNOCK_PORT, Log, Site};
+use crate::user::{Sshd, User, said, wrote};
 use crate::wire::Tap;
 
 const PORT: u16 = 2222;
@@ -22,20 +22,20 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 struct Proxied {
     proxy: Running,
-    person: Person,
+    user: User,
     site: Site,
 }
 
 impl Proxied {
     fn start(arguments: &[&str]) -> Self {
         let site = Site::start(Net::lan(), Log::Kmsg, "delay = 15\n");
-        let person = Person::new(&site, Family::V4);
-        let proxy = Self::proxy(&site, &person, arguments);
-        Self { proxy, person, site }
+        let user = User::new(&site, Family::V4);
+        let proxy = Self::proxy(&site, &user, arguments);
+        Self { proxy, user, site }
     }
 
-    fn proxy(site: &Site, person: &Person, arguments: &[&str]) -> Running {
-        let mut command = person.command(&site.net.client, "knock-proxy");
+    fn proxy(site: &Site, user: &User, arguments: &[&str]) -> Running {
+        let mut command = user.command(&site.net.client, "knock-proxy");
         let mut proxy = Running::start(command.args(arguments).arg(PROXY.to_string()));
         proxy.wait_for_line("ready", |line| line.contains("ready on 127.0.0.1:1080"));
         proxy
@@ -57,7 +57,7 @@ impl Proxied {
 
     fn curl(&self, arguments: &[&str]) -> String {
         let output =
-            self.person.command(&self.site.net.client, "curl").args(arguments).output().unwrap();
+            self.user.command(&self.site.net.client, "curl").args(arguments).output().unwrap();
         wrote(&output)
     }
 }
@@ -101,7 +101,7 @@ fn fifty_pages_at_once_from_a_closed_web_server_take_one_knock_each() {
             });
         }
     });
-    assert_eq!(proxied.person.counter(), 50);
+    assert_eq!(proxied.user.counter(), 50);
 }
 
 #[test]
@@ -114,13 +114,41 @@ fn those_who_wait_while_the_door_stays_shut_spend_no_counter() {
             scope.spawn(|| assert_eq!(proxied.socks5(1, &to_name(HOST, WEB)).1, [5, 5]));
         }
     });
-    assert_eq!(proxied.person.counter(), 2);
+    assert_eq!(proxied.user.counter(), 2);
     // And who comes later tries again.
     proxied.site.start_daemon();
     let _web = web_server(&proxied.site, "hello");
     let url = format!("http://{HOST}:{WEB}/page");
     assert_eq!(proxied.curl(&["-s", "--socks5-hostname", "127.0.0.1:1080", &url]), "hello");
-    assert_eq!(proxied.person.counter(), 3);
+    assert_eq!(proxied.user.counter(), 3);
+}
+
+#[test]
+fn a_client_that_hangs_up_while_it_waits_ends_its_attempt() {
+    let mut proxied = Proxied::start(&["-v"]);
+    proxied.site.stop_daemon();
+    let mut tap = Tap::on(&proxied.site.net.server);
+    let ask = || {
+        let mut stream = proxied.site.net.client.connect(LOOPBACK, PROXY, SOON).unwrap();
+        stream.write_all(&[&[5, 1, 0, 5, 1, 0][..], &to_name(HOST, PORT)].concat()).unwrap();
+        // Nothing is left unread, so that it ends by an end and not by a reset.
+        stream.read_exact(&mut [0; 2]).unwrap();
+        stream
+    };
+    let knocking = ask();
+    tap.wait_for_syn(KNOCK_PORT);
+    // Another waits for its turn.
+    let waiting = ask();
+    std::thread::sleep(Duration::from_millis(100));
+    drop(waiting);
+    drop(knocking);
+    let hung_up = |proxy: &Running| {
+        proxy.lines().iter().filter(|line| line.contains("the client hung up")).count()
+    };
+    wait_until(SOON, "both to be noticed", || hung_up(&proxied.proxy) == 2);
+    // The first would have sent its knock again after a second, the other a knock of its own.
+    assert!(tap.syns_to(KNOCK_PORT, Duration::from_secs(3)).is_empty());
+    assert_eq!(proxied.user.counter(), 1);
 }
 
 #[test]
@@ -142,15 +170,15 @@ fn a_host_is_known_by_its_name_and_by_its_address_in_each_version_of_socks() {
             "{option} {url}"
         );
     }
-    assert_eq!(proxied.person.counter(), 5);
+    assert_eq!(proxied.user.counter(), 5);
 }
 
 #[test]
 fn ssh_works_through_nc_and_the_proxy() {
     let proxied = Proxied::start(&[]);
-    let sshd = Sshd::start(&proxied.site, &proxied.person, Family::V4);
+    let sshd = Sshd::start(&proxied.site, &proxied.user, Family::V4);
     for _ in 0..10 {
-        let mut ssh = proxied.person.command(&proxied.site.net.client, "ssh");
+        let mut ssh = proxied.user.command(&proxied.site.net.client, "ssh");
         let output = ssh
             .arg("-F")
             .arg(&sshd.config)
@@ -159,7 +187,7 @@ fn ssh_works_through_nc_and_the_proxy() {
             .unwrap();
         assert_eq!(wrote(&output), "in\n", "{}", said(&output));
     }
-    assert_eq!(proxied.person.counter(), 10);
+    assert_eq!(proxied.user.counter(), 10);
 }
 
 #[test]
@@ -174,9 +202,9 @@ fn others_are_connected_plainly_and_a_profile_made_later_is_knocked_for() {
     let mut echoed = String::new();
     stream.read_to_string(&mut echoed).unwrap();
     assert_eq!(echoed, "plain");
-    assert_eq!(proxied.person.counter(), 0);
+    assert_eq!(proxied.user.counter(), 0);
 
-    let hidden = proxied.person.profile();
+    let hidden = proxied.user.profile();
     let profiles = hidden.parent().unwrap();
     let later = profiles.join("later.test");
     fs::rename(&hidden, &later).unwrap();
@@ -189,21 +217,21 @@ fn others_are_connected_plainly_and_a_profile_made_later_is_knocked_for() {
 #[test]
 fn a_name_that_resolves_to_the_server_but_is_no_profile_s_is_not_knocked_for() {
     let site = Site::start(Net::lan(), Log::Kmsg, "delay = 15\n");
-    let person = Person::new(&site, Family::V4);
+    let user = User::new(&site, Family::V4);
     // An open port, so that the connection itself is no knock's.
     site.minimal_firewall(&["--allow", &format!("tcp/{PORT}")]);
     let service = site.net.server.echo(PORT);
     let address = site.net.server.ipv4;
-    let hosts = person.write("hosts", &format!("{address} stranger.test {HOST}\n"));
-    let mut command = person.program_with_hosts(&site, &hosts, "knock-proxy");
+    let hosts = user.write("hosts", &format!("{address} stranger.test {HOST}\n"));
+    let mut command = user.program_with_hosts(&site, &hosts, "knock-proxy");
     let mut proxy = Running::start(command.args(["-v", &PROXY.to_string()]));
     proxy.wait_for_line("ready", |line| line.contains("ready on"));
-    let mut proxied = Proxied { proxy, person, site };
+    let mut proxied = Proxied { proxy, user, site };
     let mut tap = Tap::on(&proxied.site.net.client);
     let (_stranger, reply) = proxied.socks5(1, &to_name("stranger.test", PORT));
     assert_eq!(reply, [5, 0]);
     wait_until(SOON, "a connection", || service.accepted() == 1);
-    assert_eq!(proxied.person.counter(), 0);
+    assert_eq!(proxied.user.counter(), 0);
     assert!(tap.syns_to(KNOCK_PORT, Duration::from_millis(500)).is_empty());
     // By its own name, by its address: knocked for, which the same tap sees.
     let (_own, reply) = proxied.socks5(1, &to_name(HOST, PORT));
@@ -213,7 +241,7 @@ fn a_name_that_resolves_to_the_server_but_is_no_profile_s_is_not_knocked_for() {
     let (_address, reply) = proxied.socks5(1, &to_address(address, PORT));
     assert_eq!(reply, [5, 0]);
     tap.wait_for_syn(KNOCK_PORT);
-    assert_eq!(proxied.person.counter(), 2, "and none for the stranger's name");
+    assert_eq!(proxied.user.counter(), 2, "and none for the stranger's name");
     proxied.proxy.wait_for_line("the stranger", |line| {
         line.ends_with(&format!("stranger.test port {PORT}: connected"))
     });
@@ -242,7 +270,7 @@ fn a_browser_that_speaks_http_to_it_is_told_what_it_is() {
     // The end, or a reset where the rest of what it said was not read.
     assert_eq!(stream.read(&mut [0; 64]).unwrap_or(0), 0);
     proxied.proxy.wait_for_line("TLS", |line| line.contains("TLS, where SOCKS is spoken"));
-    assert_eq!(proxied.person.counter(), 0);
+    assert_eq!(proxied.user.counter(), 0);
 }
 
 #[test]
@@ -271,10 +299,10 @@ fn what_is_not_served_is_refused_in_socks_own_words() {
     assert_eq!(reply, [5, 4], "host unreachable");
     let (_, reply) = proxied.socks5(1, &to_address(Ipv4Addr::LOCALHOST, 9));
     assert_eq!(reply, [5, 5], "connection refused");
-    assert_eq!(proxied.person.counter(), 0);
+    assert_eq!(proxied.user.counter(), 0);
     let (_, reply) = proxied.socks5(1, &to_name(HOST, PORT));
     assert_eq!(reply, [5, 5], "nobody listens there, after two knocks");
-    assert_eq!(proxied.person.counter(), 2);
+    assert_eq!(proxied.user.counter(), 2);
 }
 
 #[test]
@@ -337,10 +365,10 @@ fn a_connection_that_breaks_does_not_look_like_one_that_ended() {
 #[test]
 fn with_a_password_nobody_gets_in_without_it() {
     let site = Site::start(Net::lan(), Log::Kmsg, "delay = 15\n");
-    let person = Person::new(&site, Family::V4);
-    let auth = person.write("auth", "me:secret\n");
-    let proxy = Proxied::proxy(&site, &person, &["--auth", auth.to_str().unwrap()]);
-    let proxied = Proxied { proxy, person, site };
+    let user = User::new(&site, Family::V4);
+    let auth = user.write("auth", "me:secret\n");
+    let proxy = Proxied::proxy(&site, &user, &["--auth", auth.to_str().unwrap()]);
+    let proxied = Proxied { proxy, user, site };
     let _web = web_server(&proxied.site, "hello");
     let url = format!("http://{HOST}:{WEB}/page");
     for (proxy, expected) in [
@@ -351,14 +379,14 @@ fn with_a_password_nobody_gets_in_without_it() {
     ] {
         assert_eq!(proxied.curl(&["-s", "-x", proxy, &url]), expected, "{proxy}");
     }
-    assert_eq!(proxied.person.counter(), 1);
+    assert_eq!(proxied.user.counter(), 1);
 }
 
 #[test]
 fn it_holds_no_capability_and_warns_when_others_can_reach_it() {
     let site = Site::start(Net::lan(), Log::Kmsg, "delay = 15\n");
-    let person = Person::new(&site, Family::V4);
-    let mut command = person.command(&site.net.client, "knock-proxy");
+    let user = User::new(&site, Family::V4);
+    let mut command = user.command(&site.net.client, "knock-proxy");
     let mut proxy = Running::start(command.args(["--listen", "0.0.0.0", "1080"]));
     proxy.wait_for_line("ready", |line| line.contains("ready on 0.0.0.0:1080"));
     let warned = proxy.lines().iter().any(|line| {
@@ -378,17 +406,17 @@ fn it_holds_no_capability_and_warns_when_others_can_reach_it() {
 #[test]
 fn it_takes_the_socket_that_systemd_hands_over() {
     let site = Site::start(Net::lan(), Log::Kmsg, "delay = 15\n");
-    let person = Person::new(&site, Family::V4);
+    let user = User::new(&site, Family::V4);
     let _service = site.net.server.echo(PORT);
     // What systemd does: a listening socket as descriptor 3, and two variables.
     let line = "exec python3 -c 'import os,socket
 s=socket.socket(); s.bind((\"127.0.0.1\",1080)); s.listen(); os.dup2(s.fileno(),3); os.set_inheritable(3,True)
 os.environ[\"LISTEN_FDS\"]=\"1\"; os.environ[\"LISTEN_PID\"]=str(os.getpid())
 os.execvp(\"knock-proxy\",[\"knock-proxy\"])'";
-    let mut command = person.command(&site.net.client, "sh");
+    let mut command = user.command(&site.net.client, "sh");
     let mut proxy = Running::start(command.args(["-c", line]));
     proxy.wait_for_line("ready", |line| line.contains("ready on 127.0.0.1:1080"));
-    let proxied = Proxied { proxy, person, site };
+    let proxied = Proxied { proxy, user, site };
     let (_, reply) = proxied.socks5(1, &to_name(HOST, PORT));
     assert_eq!(reply, [5, 0]);
 }

@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::connection::{Reach, is_alive};
 use crate::firewall_script::firewall;
 use crate::guard::{ask, assert_refused, udp};
 use crate::net::{FAMILIES, Family, Host, Net};
-use crate::person::{Person, said};
 use crate::process::SOON;
 use crate::site::{HOST, Log, Site};
-use crate::talk::{Reach, is_alive};
+use crate::user::{User, said};
 
 /// What Docker publishes, and what it is inside: `-p 8080:80 -p 5300:53/udp`.
 pub(crate) const PUBLISHED: u16 = 8080;
@@ -213,12 +213,12 @@ fn a_udp_service_opens_for_its_time_and_a_running_flow_goes_on() {
     assert_open(&site, WIREGUARD, false);
 
     for family in FAMILIES {
-        let person = Person::new(&site, family);
+        let user = User::new(&site, family);
         if family == Family::V6 {
-            // Each person begins with the profile as it was copied.
-            fs::write(person.profile().join("counter"), "1\n").unwrap();
+            // Each user begins with the profile as it was copied.
+            fs::write(user.profile().join("counter"), "1\n").unwrap();
         }
-        let output = person.knock(&site.net.client, &["-p", &format!("udp/{WIREGUARD}"), HOST], "");
+        let output = user.knock(&site.net.client, &["-p", &format!("udp/{WIREGUARD}"), HOST], "");
         assert!(output.status.success(), "{}", said(&output));
         assert!(said(&output).contains("asking for port 51820"), "{}", said(&output));
         let address = site.net.client.address(family);

@@ -8,10 +8,10 @@ use knockknock::layout::receiver::FAR;
 use knockknock::profile::Profile;
 use knockknock::syn::SynFields;
 
+use crate::connection::Reach;
 use crate::net::{Family, Host, Net};
 use crate::process::{SOON, wait_until};
 use crate::site::{HOST, KNOCK_PORT, Log, Site, everywhere, write_private};
-use crate::talk::Reach;
 use crate::wire::{Route, SynFrame, Tap, make_knock, send_frames};
 
 const PORT: u16 = 2222;
@@ -59,7 +59,7 @@ fn after_an_outage_the_second_knock_opens() {
     assert_eq!(site.counters("client"), ["42", "42"]);
     // And from here on as ever.
     site.knock(Family::V6, PORT);
-    assert_eq!(count(&mut site, "wrong knock"), 0);
+    assert_eq!(count(&mut site, "invalid knock"), 0);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn beyond_the_far_look_no_knock_is_believed() {
     lose(&site, FAR);
     site.send_knock(Family::V4, PORT);
     site.wait_for(
-        "1 wrong knock from 10.66.1.2: no key fits: wrong profile, or altered on the way",
+        "1 invalid knock from 10.66.1.2: no key matches (another profile, or altered in transit)",
     );
     site.send_knock(Family::V4, PORT);
     lose_back(&site);
@@ -131,13 +131,13 @@ fn a_knock_that_comes_again_is_no_wrong_knock_and_a_replay_is_one() {
     let again = vec![knock.frame.clone(); 5];
     send_frames(&site.net.client, &again);
     site.knock(Family::V6, PORT);
-    assert_eq!(count(&mut site, "wrong knock"), 0, "{:#?}", site.daemon().lines());
+    assert_eq!(count(&mut site, "invalid knock"), 0, "{:#?}", site.daemon().lines());
 
     // From another address it is what it is.
     let at_other = Profile::load(&site.profiles("client").join(HOST)).unwrap().0;
     let fields = seal(&at_other.keys, Request(PORT), 0).unwrap();
     forge(&site, &site.net.other, [10, 66, 1, 3], fields);
-    site.wait_for("1 wrong knock (1 replayed) from 10.66.1.3");
+    site.wait_for("1 invalid knock (1 replayed) from 10.66.1.3");
     assert_eq!(site.opened(), 2);
 }
 

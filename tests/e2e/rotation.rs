@@ -1,14 +1,14 @@
-//! The log is rotated under a daemon that is confined: it opens the new file, and no knock is missed. (`tests/follow` does
+//! The log is rotated under a daemon that is confined: it opens the new file, and no knock is missed. (`tests/log_source` does
 //! every way of rotating to the follower alone, with a writer that never stops.)
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use crate::connection::Reach;
 use crate::kernel_log::Framing;
 use crate::net::{Family, Net};
 use crate::site::{Log, Site};
-use crate::talk::Reach;
 
 /// The service behind the door.
 const PORT: u16 = 2222;

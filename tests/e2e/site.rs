@@ -11,10 +11,10 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use nix::sys::signal::Signal;
 
+use crate::connection::Reach;
 use crate::kernel_log::{Framing, Rsyslog};
 use crate::net::{FAMILIES, Family, Host, Net};
 use crate::process::{Running, SOON, wait_until};
-use crate::talk::Reach;
 
 /// The knock port of the client's profile.
 pub(crate) const KNOCK_PORT: u16 = 666;

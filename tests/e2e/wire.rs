@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use knockknock::client::packet::{Ends, KnockPacket};
+use knockknock::client::knock::packet::{AddressPair, KnockPacket};
 use knockknock::syn::SynFields;
 use pnet::datalink::{
     self, Channel, Config, DataLinkReceiver, DataLinkSender, MacAddr, NetworkInterface,
@@ -232,8 +232,8 @@ pub(crate) fn make_knock(
     knock_port: u16,
     fields: SynFields,
 ) -> Vec<u8> {
-    let ends = Ends::new(source, destination).expect("two addresses of one family");
-    let packet = KnockPacket { ends, source_port: 40_000, knock_port, fields, flow_high: 0 };
+    let addresses = AddressPair::new(source, destination).expect("two addresses of one family");
+    let packet = KnockPacket { addresses, source_port: 40_000, knock_port, fields, flow_high: 0 };
     in_frame(route, source.is_ipv4(), &packet.to_bytes())
 }
 

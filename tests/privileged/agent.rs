@@ -9,10 +9,14 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use knockknock::privileged::{
-    BackEnd, Firewall, Helper, HelperGone, Ids, Limits, LogRules, Protocol, Reply, Request,
-    Service, Spend, split,
-};
+use knockknock::daemon::helper_handle::{HelperGone, HelperHandle};
+use knockknock::grant::{Grant, Protocol, Service, Spend};
+use knockknock::privileged::drop_privileges::Ids;
+use knockknock::privileged::firewall::log_rules::LogRules;
+use knockknock::privileged::firewall::{BackEnd, Firewall};
+use knockknock::privileged::limits::Limits;
+use knockknock::privileged::message::Reply;
+use knockknock::privileged::spawn::spawn_helper;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, sendto, socket,
 };
@@ -95,8 +99,8 @@ impl Agent {
 
     /// Makes the table `name` and forks the helper; its process id. The name says the back end, too: `nftables:knockknock`;
     /// without it, it is conntrack.
-    pub(crate) fn split(&mut self, name: &str) -> i32 {
-        let answer = self.ask(&format!("split {name}"));
+    pub(crate) fn start_helper(&mut self, name: &str) -> i32 {
+        let answer = self.ask(&format!("start {name}"));
         answer.parse().unwrap_or_else(|_| panic!("{answer}"))
     }
 
@@ -140,14 +144,14 @@ fn agent() {
 
 #[derive(Default)]
 struct World {
-    helper: Option<Helper>,
+    helper: Option<HelperHandle>,
     streams: HashMap<u16, TcpStream>,
 }
 
 impl World {
     fn obey(&mut self, words: &[&str]) -> String {
         match *words {
-            ["split", name] => match start(name) {
+            ["start", name] => match start(name) {
                 Err(error) => error,
                 Ok(helper) => self.helper.insert(helper).pid().to_string(),
             },
@@ -258,8 +262,8 @@ impl World {
                     times[times.len() / 2]
                 )
             }
-            ["expect", ref numbers @ ..] => self.numbers(numbers, Helper::ask_expect),
-            ["forget", ref numbers @ ..] => self.numbers(numbers, Helper::ask_forget),
+            ["expect", ref numbers @ ..] => self.numbers(numbers, HelperHandle::ask_expect),
+            ["forget", ref numbers @ ..] => self.numbers(numbers, HelperHandle::ask_forget),
             // Numbers from `first` on, far apart.
             ["expect-many", first, count] => {
                 let (first, count): (u32, u32) = (first.parse().unwrap(), count.parse().unwrap());
@@ -282,7 +286,7 @@ impl World {
     fn numbers(
         &mut self,
         numbers: &[&str],
-        ask: fn(&mut Helper, &[u32]) -> Result<Reply, HelperGone>,
+        ask: fn(&mut HelperHandle, &[u32]) -> Result<Reply, HelperGone>,
     ) -> String {
         let numbers: Vec<u32> = numbers.iter().map(|number| number.parse().unwrap()).collect();
         format!("{:?}", ask(self.helper.as_mut().unwrap(), &numbers))
@@ -290,11 +294,11 @@ impl World {
 }
 
 /// `more` may say `any` (number of connections), `udp`, and the destination, else it is the server's usual address.
-fn request(address: &str, port: &str, seconds: &str, more: &[&str]) -> Request {
+fn request(address: &str, port: &str, seconds: &str, more: &[&str]) -> Grant {
     let address: IpAddr = address.parse().unwrap();
     let destination = more.iter().find_map(|word| word.parse().ok());
     let usual = SERVER[usize::from(address.is_ipv6())].parse().unwrap();
-    Request {
+    Grant {
         address,
         destination: destination.unwrap_or(usual),
         protocol: if more.contains(&"udp") { Protocol::Udp } else { Protocol::Tcp },
@@ -312,7 +316,7 @@ fn prefixes(pid: u32) -> [String; 2] {
 }
 
 /// `nftables:NAME`, or a name for the conntrack back end; `many:NAME` has room for 65,536 grants.
-fn start(name: &str) -> Result<Helper, String> {
+fn start(name: &str) -> Result<HelperHandle, String> {
     let many = name.strip_prefix("many:");
     let service = |protocol| Service { protocol, first_port: 1, last_port: 65535 };
     let limits = Limits {
@@ -334,7 +338,8 @@ fn start(name: &str) -> Result<Helper, String> {
         .map_err(|error| error.to_string())?;
     assert!(firewall.has_table());
     let _ = HELPERS_OF.set(format!("{:?}", firewall.conntrack_helpers()));
-    split(firewall, &limits, &ids).map_err(|error| error.to_string())
+    let spawned = spawn_helper(firewall, &limits, &ids).map_err(|errno| errno.to_string())?;
+    HelperHandle::when_ready(spawned).map_err(|error| error.to_string())
 }
 
 /// Sends one TCP packet; the kernel makes the header around it.

@@ -12,7 +12,7 @@ const TABLE: &str = "knockknock";
 fn the_helper_has_one_capability_and_no_way_to_another() {
     let server = Namespace::server();
     let mut daemon = server.agent();
-    let helper = daemon.split(TABLE);
+    let helper = daemon.start_helper(TABLE);
     let status = fs::read_to_string(format!("/proc/{helper}/status")).unwrap();
     let field = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(&format!("{name}:"))).unwrap();
@@ -45,7 +45,7 @@ fn the_helper_has_one_capability_and_no_way_to_another() {
 fn the_helper_has_two_pipes_two_netlink_sockets_and_stderr() {
     let server = Namespace::server();
     let mut daemon = server.agent();
-    let helper = daemon.split(TABLE);
+    let helper = daemon.start_helper(TABLE);
     let mut descriptors: Vec<(String, String)> = fs::read_dir(format!("/proc/{helper}/fd"))
         .unwrap()
         .map(|entry| entry.unwrap())
@@ -85,7 +85,7 @@ fn a_request_outside_the_limits_ends_the_helper_and_closes_what_was_open() {
     ] {
         let server = Namespace::server();
         let mut daemon = server.agent();
-        daemon.split(TABLE);
+        daemon.start_helper(TABLE);
         assert_eq!(daemon.open("192.0.2.8", 22, 600), "Ok(Opened)");
         assert_eq!(daemon.open(address, port, seconds), "Err(Ended)");
         assert_eq!(daemon.ask("end"), "exit status 1");
@@ -99,7 +99,7 @@ fn bytes_that_are_no_request_end_the_helper() {
     for bytes in [&[0_u8; 512][..], &[2; 512], &[2; 511], &[2; 1]] {
         let server = Namespace::server();
         let mut daemon = server.agent();
-        let helper = daemon.split(TABLE);
+        let helper = daemon.start_helper(TABLE);
         fs::OpenOptions::new()
             .write(true)
             .open(format!("/proc/{helper}/fd/0"))
@@ -117,10 +117,10 @@ fn a_helper_that_starts_a_program_opens_a_file_makes_a_socket_or_traces_is_kille
     for port in [64001, 64002, 64003, 64004] {
         let server = Namespace::server();
         let mut daemon = server.agent();
-        daemon.split(TABLE);
+        daemon.start_helper(TABLE);
         assert_eq!(daemon.open("192.0.2.7", 22, 600), "Ok(Opened)");
         assert_eq!(daemon.open("192.0.2.7", port, 15), "Err(Ended)", "{port}");
-        assert_eq!(daemon.ask("end"), "killed for a system call that it may not make", "{port}");
+        assert_eq!(daemon.ask("end"), "killed for a forbidden system call", "{port}");
         assert!(!server.has_table(TABLE));
     }
 }
@@ -130,7 +130,7 @@ fn a_helper_that_starts_a_program_opens_a_file_makes_a_socket_or_traces_is_kille
 fn a_panic_ends_the_helper_and_closes_what_was_open() {
     let server = Namespace::server();
     let mut daemon = server.agent();
-    daemon.split(TABLE);
+    daemon.start_helper(TABLE);
     assert_eq!(daemon.open("192.0.2.7", 22, 600), "Ok(Opened)");
     assert_eq!(daemon.open("192.0.2.7", 64005, 15), "Err(Ended)");
     assert_eq!(daemon.ask("end"), "exit status 101");

@@ -31,7 +31,7 @@ impl Scene {
 
     fn beside(net: Net, name: &str) -> Self {
         let (mut daemon, client) = (net.server.agent(), net.client.agent());
-        daemon.split(name);
+        daemon.start_helper(name);
         daemon.ask("listen 22");
         Self { net, daemon, client }
     }
@@ -206,7 +206,7 @@ fn a_grant_lasts_longer_than_the_policy_of_the_conntrack_helper() {
 fn the_kernel_ends_a_grant_when_everything_of_ours_was_killed() {
     let mut scene = Scene::new();
     let mut doomed = scene.net.server.agent();
-    let helper = Pid::from_raw(doomed.split("knockknock-doomed"));
+    let helper = Pid::from_raw(doomed.start_helper("knockknock-doomed"));
     for address in CLIENT {
         assert_eq!(doomed.ask(&format!("open {address} 22 2 any")), "Ok(Opened)");
     }
@@ -234,7 +234,7 @@ fn what_is_open_is_closed_at_the_helpers_end_however_the_daemon_went() {
     for kills in [false, true] {
         let server = Namespace::server();
         let mut daemon = server.agent();
-        let helper = daemon.split(TABLE);
+        let helper = daemon.start_helper(TABLE);
         for (address, more) in [("192.0.2.7", ""), ("192.0.2.8", " any"), ("2001:db8::7", " any")] {
             assert_eq!(daemon.ask(&format!("open {address} 22 600{more}")), "Ok(Opened)");
         }
@@ -255,7 +255,7 @@ fn what_is_open_is_closed_at_the_helpers_end_however_the_daemon_went() {
 fn a_grant_that_was_never_met_is_replaced_by_the_next_daemon() {
     let mut scene = Scene::new();
     let mut doomed = scene.net.server.agent();
-    let helper = Pid::from_raw(doomed.split("knockknock-doomed"));
+    let helper = Pid::from_raw(doomed.start_helper("knockknock-doomed"));
     assert_eq!(doomed.ask(&format!("open {} 22 600 any", CLIENT[0])), "Ok(Opened)");
     for pid in [Pid::from_raw(doomed.pid().cast_signed()), helper] {
         kill(pid, Signal::SIGKILL).unwrap();
@@ -304,7 +304,7 @@ fn a_thousand_grants_are_open_at_once_and_closing_makes_room() {
 
     let server = Namespace::server();
     let mut daemon = server.agent();
-    daemon.split(TABLE);
+    daemon.start_helper(TABLE);
     for port in [1, 2, 3] {
         assert_eq!(daemon.open("192.0.2.7", port, 600), "Ok(Opened)");
     }

@@ -12,7 +12,7 @@ const TABLE: &str = "knockknock";
 fn opened(seconds: u16) -> (Namespace, Agent, Pid) {
     let server = Namespace::server();
     let mut daemon = server.agent();
-    let helper = Pid::from_raw(daemon.split(TABLE));
+    let helper = Pid::from_raw(daemon.start_helper(TABLE));
     assert_eq!(daemon.open("192.0.2.7", 22, seconds), "Ok(Opened)");
     assert_eq!(server.expectations().len(), 1);
     (server, daemon, helper)
@@ -25,7 +25,7 @@ fn the_table_goes_with_a_killed_helper_and_a_new_one_starts() {
     until(2, "the table is gone", || !server.has_table(TABLE));
     assert_eq!(daemon.open("192.0.2.7", 22, 600), "Err(Ended)");
     assert_eq!(daemon.ask("end"), "killed by SIGKILL");
-    daemon.split(TABLE);
+    daemon.start_helper(TABLE);
     assert_eq!(server.expectations().len(), 1, "what was open ends at its time");
     assert_eq!(daemon.open("192.0.2.7", 22, 1), "Ok(Opened)");
     until(3, "the new one's time", || server.expectations().is_empty());

@@ -22,7 +22,7 @@ impl Scene {
         let net = Net::new();
         net.server.nft(STATEFUL);
         let (mut daemon, client) = (net.server.agent(), net.client.agent());
-        daemon.split(TABLE);
+        daemon.start_helper(TABLE);
         Self { net, daemon, client, kmsg: Kmsg::from_now() }
     }
 
@@ -63,7 +63,7 @@ fn field<'a>(line: &'a str, name: &str) -> &'a str {
 fn the_table_lists_as_it_is_documented() {
     let server = Namespace::server();
     let mut daemon = server.agent();
-    daemon.split(TABLE);
+    daemon.start_helper(TABLE);
     let [knock, came_in] = daemon.log_prefixes();
     let listed = server.run(&["nft", "list", "table", "inet", TABLE]);
     let lines: Vec<&str> = listed.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
@@ -291,7 +291,7 @@ fn neither_a_label_nor_the_lack_of_one_makes_a_line_of_every_packet() {
     net.server.nft(STATEFUL);
     let (mut first, mut listener) = (net.server.agent(), net.server.agent());
     let (mut older, mut newer) = (net.client.agent(), net.client.agent());
-    let helper = Pid::from_raw(first.split(TABLE));
+    let helper = Pid::from_raw(first.start_helper(TABLE));
     listener.ask("listen 22");
     assert_eq!(first.ask(&format!("open {} 22 600 any", CLIENT[0])), "Ok(Opened)");
     kill(helper, Signal::SIGKILL).unwrap();
@@ -299,7 +299,7 @@ fn neither_a_label_nor_the_lack_of_one_makes_a_line_of_every_packet() {
     assert_eq!(older.connect(SERVER[0], 22), "connected");
 
     let mut second = net.server.agent();
-    second.split(TABLE);
+    second.start_helper(TABLE);
     let mut kmsg = Kmsg::from_now();
     let prefix = second.log_prefixes()[1].clone();
     net.server.nft(
@@ -322,7 +322,7 @@ fn neither_a_label_nor_the_lack_of_one_makes_a_line_of_every_packet() {
 fn numbers_that_are_there_or_not_there_are_no_failure_and_are_counted_right() {
     let server = Namespace::server();
     let mut daemon = server.agent();
-    daemon.split(TABLE);
+    daemon.start_helper(TABLE);
     let count = || {
         let listed = server.run(&["nft", "-j", "list", "set", "inet", TABLE, "expected"]);
         let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
@@ -349,7 +349,7 @@ fn numbers_that_are_there_or_not_there_are_no_failure_and_are_counted_right() {
 fn a_million_numbers_are_the_most_that_is_expected() {
     let server = Namespace::server();
     let mut daemon = server.agent();
-    daemon.split(TABLE);
+    daemon.start_helper(TABLE);
     let before = kernel_memory();
     let said = daemon.ask("expect-many 0 1000000");
     assert!(said.starts_with("Ok(Done) "), "{said}");

@@ -10,7 +10,7 @@ const NFTABLES: &str = "nftables:knockknock";
 fn a_grant_is_in_the_set_and_the_kernel_takes_it_out_at_its_time() {
     let server = Namespace::server();
     let mut daemon = server.agent();
-    daemon.split(NFTABLES);
+    daemon.start_helper(NFTABLES);
     assert_eq!(server.grants(TABLE), []);
     for address in ["192.0.2.7", "2001:db8::7"] {
         assert_eq!(daemon.open(address, 22, 1), "Ok(Opened)");
@@ -25,7 +25,7 @@ fn a_grant_is_in_the_set_and_the_kernel_takes_it_out_at_its_time() {
 fn the_table_lists_as_it_is_documented() {
     let server = Namespace::server();
     let mut daemon = server.agent();
-    daemon.split(NFTABLES);
+    daemon.start_helper(NFTABLES);
     assert_eq!(daemon.open("192.0.2.7", 22, 600), "Ok(Opened)");
     let listed = server.run(&["nft", "-nn", "list", "table", "inet", TABLE]);
     let lines: Vec<&str> = listed.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
@@ -70,7 +70,7 @@ fn the_table_lists_as_it_is_documented() {
 fn opening_again_renews_the_time_and_never_doubles() {
     let server = Namespace::server();
     let mut daemon = server.agent();
-    daemon.split(NFTABLES);
+    daemon.start_helper(NFTABLES);
     for address in ["192.0.2.7", "2001:db8::7"] {
         for seconds in [60, 600, 60] {
             assert_eq!(daemon.open(address, 22, seconds), "Ok(Opened)");
@@ -91,7 +91,7 @@ fn exactly_one_connection_gets_in_past_somebody_elses_firewall() {
     let net = Net::new();
     net.server.nft(FOREIGN);
     let (mut daemon, mut client) = (net.server.agent(), net.client.agent());
-    daemon.split(NFTABLES);
+    daemon.start_helper(NFTABLES);
     daemon.ask("listen 22");
     for (server, address) in SERVER.into_iter().zip(CLIENT) {
         assert_eq!(client.connect(server, 22), "timed out", "before");
@@ -110,7 +110,7 @@ fn of_two_connections_at_the_same_instant_one_gets_in() {
     let net = Net::new();
     net.server.nft(FOREIGN);
     let (mut daemon, mut client) = (net.server.agent(), net.client.agent());
-    daemon.split(NFTABLES);
+    daemon.start_helper(NFTABLES);
     daemon.ask("listen 22");
     for _ in 0..100 {
         assert_eq!(daemon.open(CLIENT[0], 22, 600), "Ok(Opened)");
@@ -123,7 +123,7 @@ fn many_grants_in_a_row_for_the_same_client_all_work() {
     let net = Net::new();
     net.server.nft(FOREIGN);
     let (mut daemon, mut client) = (net.server.agent(), net.client.agent());
-    daemon.split(NFTABLES);
+    daemon.start_helper(NFTABLES);
     daemon.ask("listen 22");
     for count in 0..300 {
         assert_eq!(daemon.open(CLIENT[0], 22, 600), "Ok(Opened)", "{count}");
@@ -142,7 +142,7 @@ fn a_grant_for_one_address_opens_nothing_for_another() {
     let net = Net::new();
     net.server.nft(FOREIGN);
     let (mut daemon, mut client) = (net.server.agent(), net.client.agent());
-    daemon.split(NFTABLES);
+    daemon.start_helper(NFTABLES);
     daemon.ask("listen 22");
     assert_eq!(daemon.open("10.77.0.3", 22, 600), "Ok(Opened)");
     assert_eq!(daemon.open("fd77::3", 22, 600), "Ok(Opened)");
@@ -162,7 +162,7 @@ fn an_established_connection_lives_on_after_the_grant_and_after_the_helper() {
     net.server.nft(FOREIGN);
     let (mut listener, mut daemon, mut client) =
         (net.server.agent(), net.server.agent(), net.client.agent());
-    daemon.split(NFTABLES);
+    daemon.start_helper(NFTABLES);
     listener.ask("listen 22");
     assert_eq!(daemon.open(CLIENT[0], 22, 2), "Ok(Opened)");
     assert_eq!(client.connect(SERVER[0], 22), "connected");
@@ -187,7 +187,7 @@ fn a_syn_that_is_sent_again_still_gets_in() {
             let lossy = if at_client { &net.client } else { &net.server };
             lossy.nft(loss);
             let (mut daemon, mut client) = (net.server.agent(), net.client.agent());
-            daemon.split(NFTABLES);
+            daemon.start_helper(NFTABLES);
             daemon.ask("listen 22");
             assert_eq!(daemon.open(CLIENT[v], 22, 600), "Ok(Opened)");
             client.order(&format!("connect {} 22 20000", SERVER[v]));
@@ -203,7 +203,7 @@ fn a_stray_packet_does_not_use_a_grant_up() {
     let net = Net::new();
     net.server.nft(FOREIGN);
     let (mut daemon, mut client) = (net.server.agent(), net.client.agent());
-    daemon.split(NFTABLES);
+    daemon.start_helper(NFTABLES);
     daemon.ask("listen 22");
     assert_eq!(daemon.open(CLIENT[0], 22, 600), "Ok(Opened)");
     net.server.nft(
@@ -225,7 +225,7 @@ fn somebody_elses_flush_and_reload_lose_no_grant() {
     let net = Net::new();
     net.server.nft(FOREIGN);
     let (mut daemon, mut client) = (net.server.agent(), net.client.agent());
-    daemon.split(NFTABLES);
+    daemon.start_helper(NFTABLES);
     daemon.ask("listen 22");
     assert_eq!(daemon.open(CLIENT[0], 22, 600), "Ok(Opened)");
     net.server.nft("flush ruleset");
@@ -241,7 +241,7 @@ fn somebody_elses_flush_and_reload_lose_no_grant() {
 fn full_is_a_reply_and_not_the_end() {
     let server = Namespace::server();
     let mut daemon = server.agent();
-    daemon.split(NFTABLES);
+    daemon.start_helper(NFTABLES);
     for port in [1, 2, 3] {
         assert_eq!(daemon.open("192.0.2.7", port, 600), "Ok(Opened)");
     }
@@ -258,10 +258,10 @@ fn full_is_a_reply_and_not_the_end() {
 fn a_second_owner_of_the_same_table_is_refused_and_another_instance_is_not() {
     let server = Namespace::server();
     let (mut first, mut second) = (server.agent(), server.agent());
-    first.split(NFTABLES);
-    let refusal = second.ask(&format!("split {TABLE}"));
+    first.start_helper(NFTABLES);
+    let refusal = second.ask(&format!("start {TABLE}"));
     assert!(refusal.contains("another knock-daemon owns table inet knockknock"), "{refusal}");
-    second.split("nftables:knockknock-lab");
+    second.start_helper("nftables:knockknock-lab");
     assert!(server.has_table(TABLE) && server.has_table("knockknock-lab"));
     assert_eq!(first.open("192.0.2.7", 22, 600), "Ok(Opened)");
     assert_eq!((server.grants(TABLE).len(), server.grants("knockknock-lab").len()), (1, 0));
@@ -275,7 +275,7 @@ fn a_table_that_a_restored_ruleset_left_behind_is_replaced() {
          add element inet knockknock open4 { 192.0.2.66 }",
     );
     let mut daemon = server.agent();
-    daemon.split(NFTABLES);
+    daemon.start_helper(NFTABLES);
     assert_eq!(server.grants(TABLE), []);
     assert_eq!(daemon.open("192.0.2.7", 22, 600), "Ok(Opened)");
 }

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use knockknock::privileged::{Message, Protocol, Reply, Request, Spend};
+use knockknock::grant::{Grant, Protocol, Spend};
+use knockknock::privileged::message::{Message, Reply};
 use serde_json::Value;
 
 use crate::boundary::profile::END_OF_FILE;
@@ -200,14 +201,14 @@ fn messages() -> Vec<Vec<u8>> {
             let own = if address.is_ipv4() { "192.0.2.1" } else { "2001:db8::1" };
             let destination = own.parse().unwrap();
             let spend = Spend::Any;
-            let request = Request { address, destination, protocol, port, seconds: 15, spend };
+            let request = Grant { address, destination, protocol, port, seconds: 15, spend };
             let [open, close] =
                 [Message::Open(request), Message::Close(request)].map(|m| m.encode());
             messages.push([&any_tcp[..], &[1], &open].concat());
             messages.push([&listed[..], &[1], &open, &[9], &close, &[20], &open].concat());
         }
     }
-    let hosts = (1..=9_u8).map(|host| Request {
+    let hosts = (1..=9_u8).map(|host| Grant {
         address: [192, 0, 2, host].into(),
         destination: [198, 51, 100, 1].into(),
         protocol: Protocol::Tcp,

@@ -1,7 +1,5 @@
 //! The name and password that the proxy may ask for (RFC 1929), from a file that only its owner reads.
 
-#![forbid(unsafe_code)]
-
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -11,10 +9,10 @@ use std::{fmt, io};
 use ctutils::CtEq;
 use zeroize::Zeroizing;
 
-use crate::client::failure::reason;
+use crate::client::say::reason;
 
 /// What RFC 1929 has room for, each, in bytes.
-const MOST: usize = 255;
+const MAX_LEN: usize = 255;
 
 /// A user's name and password.
 #[derive(Clone)]
@@ -30,36 +28,30 @@ impl fmt::Debug for Credentials {
 }
 
 /// What is wrong with the file.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum AuthError {
     /// It cannot be read.
+    #[error("{0:?}: cannot be read ({why})", why = reason(.1))]
     Unreadable(PathBuf, io::Error),
     /// Other users can read it.
+    #[error("{0:?}: others can read it")]
     ReadableByOthers(PathBuf),
     /// It is not one line `user:password`.
+    #[error(
+        "{0:?}: must be one line, user:password, each of 1 to {MAX_LEN} bytes, without control characters"
+    )]
     NotCredentials(PathBuf),
 }
 
-impl fmt::Display for AuthError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl AuthError {
+    /// What to do.
+    pub(crate) fn hint(&self) -> Option<String> {
         match self {
-            Self::Unreadable(path, why) => {
-                write!(f, "{path:?}: cannot be read: {}", reason(why))
-            }
-            Self::ReadableByOthers(path) => {
-                write!(f, "{path:?}: others can read it; put it right: chmod go-rwx {path:?}")
-            }
-            Self::NotCredentials(path) => {
-                write!(
-                    f,
-                    "{path:?}: must be one line, user:password, each of 1 to {MOST} bytes, without control characters"
-                )
-            }
+            Self::ReadableByOthers(path) => Some(format!("fix: chmod go-rwx {path:?}")),
+            Self::Unreadable(..) | Self::NotCredentials(_) => None,
         }
     }
 }
-
-impl std::error::Error for AuthError {}
 
 impl Credentials {
     /// Reads the line `user:password` from `path`.
@@ -69,8 +61,8 @@ impl Credentials {
         if file.metadata().map_err(unreadable)?.mode() & 0o077 != 0 {
             return Err(AuthError::ReadableByOthers(path.to_owned()));
         }
-        let mut text = Zeroizing::new(String::with_capacity(4 * MOST));
-        file.take(3 * MOST as u64).read_to_string(&mut text).map_err(unreadable)?;
+        let mut text = Zeroizing::new(String::with_capacity(4 * MAX_LEN));
+        file.take(3 * MAX_LEN as u64).read_to_string(&mut text).map_err(unreadable)?;
         Self::parse(&text).ok_or_else(|| AuthError::NotCredentials(path.to_owned()))
     }
 
@@ -80,7 +72,7 @@ impl Credentials {
     pub fn parse(text: &str) -> Option<Self> {
         let line = text.strip_suffix('\n').unwrap_or(text);
         let (user, password) = line.split_once(':')?;
-        let fits = |part: &str| (1..=MOST).contains(&part.len());
+        let fits = |part: &str| (1..=MAX_LEN).contains(&part.len());
         if !fits(user) || !fits(password) || line.contains(char::is_control) {
             return None;
         }
@@ -131,8 +123,9 @@ mod tests {
         std::fs::write(&path, "me:secret\n").unwrap();
         let mode = |mode| std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
         mode(0o640);
-        let error = Credentials::read(&path).unwrap_err().to_string();
-        assert!(error.contains("chmod go-rwx") && !error.contains("secret"), "{error}");
+        let error = Credentials::read(&path).unwrap_err();
+        assert_eq!(error.hint().unwrap(), format!("fix: chmod go-rwx {path:?}"));
+        assert!(!error.to_string().contains("secret"), "{error}");
         mode(0o600);
         assert!(Credentials::read(&path).unwrap().are("me", "secret"));
     }

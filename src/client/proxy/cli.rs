@@ -1,7 +1,5 @@
 //! The command line of `knock-proxy`.
 
-#![forbid(unsafe_code)]
-
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
@@ -27,24 +25,24 @@ resolves to a profile's address. New profiles need no restart. SIGTERM: no new c
 Without --auth, every user of this machine can use it, and your profiles by it.
 Exit status: 0 done, 1 could not, 2 wrong usage."
 )]
-pub struct Cli {
+pub struct ProxyCli {
     /// The port to listen on; none where systemd hands a socket over
-    pub port: Option<u16>,
+    pub(crate) port: Option<u16>,
     /// Listen on this address of this machine
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
-    pub listen: IpAddr,
+    pub(crate) listen: IpAddr,
     /// Ask for the name and password in this file: one line, user:password
     #[arg(long, value_name = "FILE")]
-    pub auth: Option<PathBuf>,
+    pub(crate) auth: Option<PathBuf>,
     /// Where the profiles are [default: ~/.knockknock]
     #[arg(long, value_name = "DIR")]
-    pub profiles: Option<PathBuf>,
+    pub(crate) profiles: Option<PathBuf>,
     /// Say more: a line for each connection
     #[arg(short, long)]
-    pub verbose: bool,
+    pub(crate) verbose: bool,
     /// Print completions for this shell: bash, zsh, fish...
     #[arg(long, value_name = "SHELL", hide_possible_values = true)]
-    pub completions: Option<Shell>,
+    pub(crate) completions: Option<Shell>,
 }
 
 #[cfg(test)]
@@ -54,6 +52,6 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         use clap::CommandFactory;
-        Cli::command().debug_assert();
+        ProxyCli::command().debug_assert();
     }
 }

@@ -2,8 +2,6 @@
 //!
 //! Looks at nothing that the client says, so there is nothing to parse and nothing to send back.
 
-#![forbid(unsafe_code)]
-
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,16 +15,16 @@ pub(super) const TLS: u8 = 0x16;
 
 /// How long, and how many bytes, the rest of a request is waited for: a socket that is closed with unread bytes is reset,
 /// and its client may never see the answer.
-const PATIENCE: Duration = Duration::from_secs(2);
-const MOST_REST: u64 = 64 * 1024;
+const REST_TIMEOUT: Duration = Duration::from_secs(2);
+const MAX_REST: u64 = 64 * 1024;
 
 /// Answers 400 with what this is and how to use it, and closes.
 pub(super) async fn explain(mut client: TcpStream) -> io::Result<()> {
     let answer = answer(client.local_addr()?);
     client.write_all(answer.as_bytes()).await?;
     client.shutdown().await?;
-    let mut rest = client.take(MOST_REST);
-    let _ = timeout(PATIENCE, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+    let mut rest = client.take(MAX_REST);
+    let _ = timeout(REST_TIMEOUT, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
     Ok(())
 }
 

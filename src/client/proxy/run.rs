@@ -1,8 +1,5 @@
 //! What `knock-proxy` does from its command line until it serves.
 
-#![forbid(unsafe_code)]
-
-use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
@@ -13,76 +10,75 @@ use listenfd::ListenFd;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::auth::{AuthError, Credentials};
-use super::cli::Cli;
+use super::cli::ProxyCli;
 use super::lookup::Lookup;
-use super::serve::{MOST_CONNECTIONS, Proxy, serve};
+use super::serve::{LIMITS, Proxy, serve};
 use super::upstream::Upstream;
-use crate::client::failure::{Failure, reason};
-use crate::client::knock::default_profiles;
-use crate::client::wire::RawSockets;
-use crate::client::{privilege, say};
+use crate::client::knock::capabilities;
+use crate::client::knock::error::KnockError;
+use crate::client::knock::knocker::default_profiles;
+use crate::client::knock::raw_socket::RawSockets;
+use crate::client::say::{self, reason};
 
-/// Descriptors of a connection at its busiest: the client, and the attempts that race for the server.
-const DESCRIPTORS_EACH: u64 = 4;
+/// Descriptors of a connection at its busiest: the client, twice, and the attempts that race for the server.
+const DESCRIPTORS_EACH: u64 = 5;
 
 /// Why the proxy does not serve.
-#[derive(Debug)]
-enum NotServing {
-    Client(Failure),
-    Auth(AuthError),
+#[derive(Debug, thiserror::Error)]
+enum ProxyError {
+    #[error(transparent)]
+    Knock(#[from] KnockError),
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    #[error("no port")]
     NoPort,
+    #[error("cannot listen on {0} ({why})", why = reason(.1))]
     Listen(SocketAddr, io::Error),
+    #[error("what systemd handed over is no TCP socket ({})", reason(.0))]
     HandedOver(io::Error),
-    Runtime(io::Error),
+    #[error("cannot serve ({})", reason(.0))]
+    Runtime(#[from] io::Error),
 }
 
-impl fmt::Display for NotServing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl ProxyError {
+    fn hint(&self) -> Option<String> {
         match self {
-            Self::Client(failure) => failure.fmt(f),
-            Self::Auth(error) => error.fmt(f),
-            Self::NoPort => f.write_str("which port? say knock-proxy PORT, as in knock-proxy 1080"),
-            Self::HandedOver(why) => {
-                write!(f, "what systemd handed over is no TCP socket: {}", reason(why))
-            }
-            Self::Listen(address, why) => write!(f, "cannot listen on {address}: {}", reason(why)),
-            Self::Runtime(why) => write!(f, "cannot serve: {}", reason(why)),
+            Self::Knock(error) => error.hint(),
+            Self::Auth(error) => error.hint(),
+            Self::NoPort => Some("use knock-proxy PORT, as in knock-proxy 1080".to_owned()),
+            Self::Listen(..) | Self::HandedOver(_) | Self::Runtime(_) => None,
         }
     }
 }
 
 /// Runs `knock-proxy` until it is told to end.
 #[must_use]
-pub fn run(cli: &Cli) -> ExitCode {
+pub fn run(cli: &ProxyCli) -> ExitCode {
     if let Some(shell) = cli.completions {
-        return say::completions(shell, &mut Cli::command());
+        return say::completions(shell, &mut ProxyCli::command());
     }
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            say::tell(format_args!("knock-proxy: {why}"));
-            ExitCode::from(if matches!(why, NotServing::NoPort) { 2 } else { 1 })
+            say::error("knock-proxy", &why, why.hint());
+            ExitCode::from(if matches!(why, ProxyError::NoPort) { 2 } else { 1 })
         }
     }
 }
 
-fn start(cli: &Cli) -> Result<(), NotServing> {
+fn start(cli: &ProxyCli) -> Result<(), ProxyError> {
     // One thread so far, and not a byte accepted: what needs the capability first, and then it is gone for good.
-    let raw = RawSockets::open().map_err(|why| NotServing::Client(Failure::raw_socket(why)))?;
-    privilege::drop_all(true).map_err(|why| NotServing::Client(Failure::StillPrivileged(why)))?;
+    let raw = RawSockets::open().map_err(KnockError::raw_socket)?;
+    capabilities::drop_all(true).map_err(KnockError::from)?;
 
-    let profiles = cli.profiles.clone().map_or_else(default_profiles, Ok);
-    let profiles = profiles.map_err(NotServing::Client)?;
-    let auth = cli.auth.as_deref().map(Credentials::read).transpose().map_err(NotServing::Auth)?;
+    let profiles = cli.profiles.clone().map_or_else(default_profiles, Ok)?;
+    let auth = cli.auth.as_deref().map(Credentials::read).transpose()?;
     let listener = listen(cli)?;
     allow_many_descriptors();
 
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(NotServing::Runtime)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let upstream = Upstream::new(Lookup::new(profiles), raw);
-    let proxy = Proxy { upstream, auth, verbose: cli.verbose };
+    let proxy = Proxy { upstream, auth, verbose: cli.verbose, limits: LIMITS };
     let served = runtime.block_on(async {
         let address = listener.local_addr()?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -92,25 +88,25 @@ fn start(cli: &Cli) -> Result<(), NotServing> {
     });
     // A thread may hang in the resolver; nobody waits for its answer any more.
     runtime.shutdown_timeout(Duration::from_millis(100));
-    served.map_err(NotServing::Runtime)
+    Ok(served?)
 }
 
 /// The socket that systemd hands over, or one of our own.
-fn listen(cli: &Cli) -> Result<TcpListener, NotServing> {
-    let handed_over = ListenFd::from_env().take_tcp_listener(0).map_err(NotServing::HandedOver)?;
+fn listen(cli: &ProxyCli) -> Result<TcpListener, ProxyError> {
+    let handed_over = ListenFd::from_env().take_tcp_listener(0).map_err(ProxyError::HandedOver)?;
     let (listener, address) = match (handed_over, cli.port) {
         (Some(listener), _) => {
-            let address = listener.local_addr().map_err(NotServing::HandedOver)?;
+            let address = listener.local_addr().map_err(ProxyError::HandedOver)?;
             (listener, address)
         }
-        (None, None) => return Err(NotServing::NoPort),
+        (None, None) => return Err(ProxyError::NoPort),
         (None, Some(port)) => {
             let address = SocketAddr::new(cli.listen, port);
             let bound = TcpListener::bind(address);
-            (bound.map_err(|why| NotServing::Listen(address, why))?, address)
+            (bound.map_err(|why| ProxyError::Listen(address, why))?, address)
         }
     };
-    listener.set_nonblocking(true).map_err(|why| NotServing::Listen(address, why))?;
+    listener.set_nonblocking(true).map_err(|why| ProxyError::Listen(address, why))?;
     Ok(listener)
 }
 
@@ -131,7 +127,7 @@ fn warn_about(address: SocketAddr, password: bool) {
 
 /// The usual soft limit of 1,024 is too few for as many connections, and the hard limit is there to be used.
 fn allow_many_descriptors() {
-    let wanted = MOST_CONNECTIONS as u64 * DESCRIPTORS_EACH;
+    let wanted = LIMITS.connections as u64 * DESCRIPTORS_EACH;
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < wanted
     {

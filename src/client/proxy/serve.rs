@@ -1,35 +1,44 @@
-//! Accepts clients and moves their bytes.
+//! Accepts clients, and takes each from its request to its connection.
 
-#![forbid(unsafe_code)]
-
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::copy_bidirectional_with_sizes;
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::auth::Credentials;
 use super::http;
-use super::socks::{self, NotSocks, Request};
-use super::upstream::Upstream;
+use super::relay::relay;
+use super::socks::{self, SocksError, SocksRequest};
+use super::upstream::{Reached, Upstream, refusal};
 use crate::client::say;
 
-/// Connections at once; more wait in the kernel's queue until one ends.
-pub(super) const MOST_CONNECTIONS: usize = 1024;
 /// A client that has not said what it wants by then is gone.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(20);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// After SIGTERM, running connections may go on for this long.
-const GRACE: Duration = Duration::from_secs(10);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// After an accept that failed for want of descriptors or memory.
-const BREATHER: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A wrong password costs its sender this long.
-const WRONG_PASSWORD: Duration = Duration::from_secs(1);
-/// Bytes moved at once, each way.
-const CHUNK: usize = 16 * 1024;
+const WRONG_PASSWORD_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a client can take.
+#[derive(Debug)]
+pub(super) struct ClientLimits {
+    /// Connections at once; more wait in the kernel's queue until one ends.
+    pub(super) connections: usize,
+    /// How long nothing may move on a connection of which one side has ended.
+    pub(super) half_closed: Duration,
+}
+
+pub(super) const LIMITS: ClientLimits =
+    ClientLimits { connections: 1024, half_closed: Duration::from_secs(300) };
 
 /// What every connection needs.
 #[derive(Debug)]
@@ -37,14 +46,15 @@ pub(super) struct Proxy {
     pub(super) upstream: Upstream,
     pub(super) auth: Option<Credentials>,
     pub(super) verbose: bool,
+    pub(super) limits: ClientLimits,
 }
 
 /// Serves until SIGTERM or SIGINT, then lets running connections finish for a while. A second signal ends it at once.
-pub(super) async fn serve(listener: TcpListener, proxy: Proxy) -> std::io::Result<()> {
+pub(super) async fn serve(listener: TcpListener, proxy: Proxy) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let proxy = Arc::new(proxy);
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let room = Arc::new(Semaphore::new(proxy.limits.connections));
     let mut running = JoinSet::new();
     loop {
         tokio::select! {
@@ -63,13 +73,13 @@ pub(super) async fn serve(listener: TcpListener, proxy: Proxy) -> std::io::Resul
     }
     drop(listener);
     if !running.is_empty() {
-        let (count, seconds) = (running.len(), GRACE.as_secs());
+        let (count, seconds) = (running.len(), SHUTDOWN_TIMEOUT.as_secs());
         say::tell(format_args!(
             "knock-proxy: no new connections; {count} may finish within {seconds} s"
         ));
     }
     tokio::select! {
-        _ = timeout(GRACE, async { while running.join_next().await.is_some() {} }) => {}
+        _ = timeout(SHUTDOWN_TIMEOUT, async { while running.join_next().await.is_some() {} }) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -80,7 +90,7 @@ pub(super) async fn serve(listener: TcpListener, proxy: Proxy) -> std::io::Resul
 async fn accept(
     listener: &TcpListener,
     room: &Arc<Semaphore>,
-) -> (TcpStream, Option<tokio::sync::OwnedSemaphorePermit>) {
+) -> (TcpStream, Option<OwnedSemaphorePermit>) {
     // Never closed, so there is a permit in the end.
     let permit = Arc::clone(room).acquire_owned().await.ok();
     loop {
@@ -88,7 +98,7 @@ async fn accept(
             Ok((client, _)) => return (client, permit),
             Err(why) => {
                 say::tell(format_args!("knock-proxy: cannot accept: {why}"));
-                tokio::time::sleep(BREATHER).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -107,36 +117,50 @@ impl Proxy {
         }
     }
 
-    /// What the client wants, if it speaks SOCKS. A browser that was told of an HTTP proxy is helped along.
-    async fn request(&self, client: TcpStream) -> Result<Request<TcpStream>, NotSocks> {
+    /// What the client wants, if it speaks SOCKS. A browser that takes this for an HTTP proxy gets an explanation.
+    async fn request(&self, client: TcpStream) -> Result<SocksRequest<TcpStream>, SocksError> {
         let mut first = [0];
         if client.peek(&mut first).await? == 0 {
-            return Err(NotSocks("it left without a word".into()));
+            return Err(SocksError::Silent);
         }
         match first {
             [b'A'..=b'Z' | b'a'..=b'z'] => {
                 http::explain(client).await?;
-                Err(NotSocks("HTTP, where SOCKS is spoken: it was told how to set that up".into()))
+                Err(SocksError::Http)
             }
-            [http::TLS] => Err(NotSocks("TLS, where SOCKS is spoken".into())),
+            [http::TLS] => Err(SocksError::Tls),
             [version] => {
-                let wrong = async { tokio::time::sleep(WRONG_PASSWORD).await };
+                let wrong = async { tokio::time::sleep(WRONG_PASSWORD_PAUSE).await };
                 socks::request(version, client, self.auth.as_ref(), wrong).await
             }
         }
     }
 
-    async fn try_serve(&self, client: TcpStream) -> Result<(), NotSocks> {
-        let Ok(request) = timeout(HANDSHAKE_LIMIT, self.request(client)).await else {
+    async fn try_serve(&self, client: TcpStream) -> Result<(), SocksError> {
+        // A second descriptor of the same socket: the first is with the request until that is answered.
+        let watched = client.as_fd().try_clone_to_owned()?;
+        let Ok(request) = timeout(HANDSHAKE_TIMEOUT, self.request(client)).await else {
             return Ok(());
         };
         let request = request?;
+        let watched = TcpStream::from_std(watched.into())?;
         let (host, port) = (request.host.clone(), request.port);
-        let (server, knocked) = match self.upstream.connect(&host, port).await {
-            Ok(connected) => connected,
+        let connected = tokio::select! {
+            connected = self.upstream.connect(&host, port) => connected,
+            () = hung_up(&watched) => {
+                if self.verbose {
+                    say::tell(format_args!(
+                        "knock-proxy: {host} port {port}: the client hung up before there was a connection"
+                    ));
+                }
+                return Ok(());
+            }
+        };
+        let Reached { stream: server, knocked } = match connected {
+            Ok(reached) => reached,
             Err(why) => {
-                say::tell(format_args!("knock-proxy: {host} port {port}: {why}"));
-                return request.refuse(why.refusal()).await;
+                say::error("knock-proxy", &format!("{host} port {port}: {why}"), why.hint());
+                return request.refuse(refusal(&why)).await;
             }
         };
         if self.verbose {
@@ -148,17 +172,106 @@ impl Proxy {
             }
         }
         let client = request.succeed(server.local_addr()?).await?;
-        relay(client, server).await;
+        drop(watched);
+        relay(client, server, self.limits.half_closed).await;
         Ok(())
     }
 }
 
-/// Moves bytes both ways until both have ended; an end is passed on as an end. A break is passed on as a break: a
-/// client must not take half a file for a whole one.
-async fn relay(mut client: TcpStream, mut server: TcpStream) {
-    let moved = copy_bidirectional_with_sizes(&mut client, &mut server, CHUNK, CHUNK).await;
-    if moved.is_err() {
-        let _ = client.set_zero_linger();
-        let _ = server.set_zero_linger();
+/// Waits until `client` hangs up: its connection is reset, or ends without a byte behind its request.
+///
+/// Where bytes stand behind the request, the end is perhaps that of one way alone: of a client that has said all and
+/// waits for the answer.
+async fn hung_up(client: &TcpStream) {
+    if matches!(client.peek(&mut [0]).await, Ok(1..)) {
+        let _ = client.ready(Interest::ERROR).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::knock::raw_socket::RawSockets;
+    use crate::client::proxy::lookup::Lookup;
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// A proxy without profiles.
+    async fn proxy(limits: ClientLimits) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let upstream = Upstream::new(Lookup::new("/nonexistent".into()), RawSockets::default());
+        let proxy = Proxy { upstream, auth: None, verbose: false, limits };
+        tokio::spawn(serve(listener, proxy));
+        address
+    }
+
+    /// A server that says nothing and never lets go of a connection.
+    async fn stubborn() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok(accepted) = listener.accept().await {
+                held.push(accepted);
+            }
+        });
+        address
+    }
+
+    /// A client of the proxy whose connection to `server` stands.
+    async fn connected(proxy: SocketAddr, server: SocketAddr) -> TcpStream {
+        let mut client = TcpStream::connect(proxy).await.unwrap();
+        let port = server.port().to_be_bytes();
+        let request = [&[4, 1], &port[..], &[127, 0, 0, 1, 0]].concat();
+        client.write_all(&request).await.unwrap();
+        let mut reply = [0; 8];
+        timeout(SOON, client.read_exact(&mut reply)).await.expect("there is room").unwrap();
+        assert_eq!(reply[1], 90);
+        client
+    }
+
+    #[tokio::test]
+    async fn clients_that_left_make_room_for_others_though_their_servers_hold_on() {
+        let limits = ClientLimits { connections: 16, half_closed: Duration::from_millis(50) };
+        let (proxy, server) = (proxy(limits).await, stubborn().await);
+        for _ in 0..3 {
+            let mut clients = Vec::new();
+            for _ in 0..16 {
+                clients.push(connected(proxy, server).await);
+            }
+            drop(clients);
+        }
+        connected(proxy, server).await;
+    }
+
+    #[tokio::test]
+    async fn a_client_hangs_up_by_an_end_or_by_a_reset() {
+        for reset in [false, true] {
+            for bytes_waiting in [false, true] {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let address = listener.local_addr().unwrap();
+                let mut client = TcpStream::connect(address).await.unwrap();
+                let (accepted, _) = listener.accept().await.unwrap();
+                if bytes_waiting {
+                    client.write_all(b"early").await.unwrap();
+                }
+                let pause = Duration::from_millis(50);
+                assert!(timeout(pause, hung_up(&accepted)).await.is_err(), "it is there");
+                if reset {
+                    client.set_zero_linger().unwrap();
+                    drop(client);
+                    timeout(SOON, hung_up(&accepted)).await.expect("it has hung up");
+                } else if bytes_waiting {
+                    client.shutdown().await.unwrap();
+                    assert!(timeout(pause, hung_up(&accepted)).await.is_err(), "it waits");
+                } else {
+                    client.shutdown().await.unwrap();
+                    timeout(SOON, hung_up(&accepted)).await.expect("it has hung up");
+                }
+            }
+        }
     }
 }

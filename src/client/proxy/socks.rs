@@ -1,7 +1,5 @@
 //! The SOCKS side: what a client asks for, and the answer. SOCKS 5 by the library; 4 and 4a are a few bytes.
 
-#![forbid(unsafe_code)]
-
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -14,13 +12,13 @@ use fast_socks5::{ReplyError, Socks5Command};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::auth::Credentials;
-use crate::client::known::Host;
+use crate::client::knock::profile_match::Host;
 
 /// Names in a SOCKS 4 request are shorter than this, in bytes.
-const MOST_NAME: usize = 512;
+const MAX_NAME: usize = 512;
 
 /// A client that waits for its connection.
-pub struct Request<S> {
+pub struct SocksRequest<S> {
     /// Where it wants to be connected to: never an empty name.
     pub host: Host,
     /// The port there: never 0.
@@ -35,8 +33,8 @@ enum Client<S> {
 
 /// Why a client gets no connection, as far as SOCKS can tell it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// There is no such host, or no way to it.
+pub(super) enum SocksRefusal {
+    /// There is no such host, or no route to it.
     Unreachable,
     /// The host refused.
     Refused,
@@ -46,26 +44,48 @@ pub enum Refusal {
     Other,
 }
 
-/// A client that is not served.
-#[derive(Debug)]
-pub struct NotSocks(pub(super) String);
-
-impl std::fmt::Display for NotSocks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl From<SocksServerError> for NotSocks {
-    fn from(why: SocksServerError) -> Self {
-        Self(why.to_string())
-    }
-}
-
-impl From<io::Error> for NotSocks {
-    fn from(why: io::Error) -> Self {
-        Self(why.to_string())
-    }
+/// Why a client is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum SocksError {
+    /// The connection broke.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// What it said is no SOCKS 5.
+    #[error(transparent)]
+    Protocol(#[from] SocksServerError),
+    /// It left without a word.
+    #[error("it left without a word")]
+    Silent,
+    /// It speaks HTTP.
+    #[error("HTTP, where SOCKS is spoken: it was told how to set that up")]
+    Http,
+    /// It speaks TLS.
+    #[error("TLS, where SOCKS is spoken")]
+    Tls,
+    /// SOCKS 4 knows no passwords.
+    #[error("SOCKS 4, where a password is asked for")]
+    Version4,
+    /// It has not said a password.
+    #[error("no password")]
+    NoPassword,
+    /// It has said another one.
+    #[error("wrong name or password")]
+    WrongPassword,
+    /// It wants something else than a connection.
+    #[error("{0:?}, where only CONNECT is served")]
+    Command(Socks5Command),
+    /// The same by SOCKS 4.
+    #[error("SOCKS 4 command {0}, where only CONNECT is served")]
+    Command4(u8),
+    /// No connection leads there, so nobody need be asked where it is.
+    #[error("no name, or port 0")]
+    Nowhere,
+    /// The name is no text.
+    #[error("a name that is no text")]
+    NotText,
+    /// The name is too long.
+    #[error("a name that does not end")]
+    Endless,
 }
 
 /// Reads what the client wants, and not a byte more. A client that wants what the proxy does not do is told so and is
@@ -75,13 +95,12 @@ pub async fn request<S: AsyncRead + AsyncWrite + Unpin>(
     client: S,
     auth: Option<&Credentials>,
     wrong: impl Future<Output = ()>,
-) -> Result<Request<S>, NotSocks> {
+) -> Result<SocksRequest<S>, SocksError> {
     match version {
         4 if auth.is_none() => request_v4(client).await,
-        // SOCKS 4 knows no passwords.
         4 => {
             refuse_v4(client).await?;
-            Err(NotSocks("SOCKS 4, where a password is asked for".into()))
+            Err(SocksError::Version4)
         }
         _ => request_v5(client, auth, wrong).await,
     }
@@ -91,7 +110,7 @@ async fn request_v5<S: AsyncRead + AsyncWrite + Unpin>(
     client: S,
     auth: Option<&Credentials>,
     wrong: impl Future<Output = ()>,
-) -> Result<Request<S>, NotSocks> {
+) -> Result<SocksRequest<S>, SocksError> {
     let proto = match auth {
         None => Socks5ServerProtocol::accept_no_auth(client).await?,
         Some(credentials) => password(client, credentials, wrong).await?,
@@ -99,7 +118,7 @@ async fn request_v5<S: AsyncRead + AsyncWrite + Unpin>(
     let (proto, command, target) = proto.read_command().await?;
     if !matches!(command, Socks5Command::TCPConnect) {
         proto.reply_error(&ReplyError::CommandNotSupported).await?;
-        return Err(NotSocks(format!("{command:?}, where only CONNECT is served")));
+        return Err(SocksError::Command(command));
     }
     let (host, port) = match target {
         TargetAddr::Ip(address) => (Host::Address(address.ip().to_canonical()), address.port()),
@@ -107,12 +126,11 @@ async fn request_v5<S: AsyncRead + AsyncWrite + Unpin>(
     };
     if is_nowhere(&host, port) {
         proto.reply_error(&ReplyError::AddressTypeNotSupported).await?;
-        return Err(NotSocks("no name, or port 0".into()));
+        return Err(SocksError::Nowhere);
     }
-    Ok(Request { host, port, client: Client::V5(proto) })
+    Ok(SocksRequest { host, port, client: Client::V5(proto) })
 }
 
-/// No connection leads there, so nobody need be asked where it is.
 fn is_nowhere(host: &Host, port: u16) -> bool {
     port == 0 || matches!(host, Host::Name(name) if name.is_empty())
 }
@@ -121,7 +139,7 @@ async fn password<S: AsyncRead + AsyncWrite + Unpin>(
     client: S,
     credentials: &Credentials,
     wrong: impl Future<Output = ()>,
-) -> Result<Socks5ServerProtocol<S, states::Authenticated>, NotSocks> {
+) -> Result<Socks5ServerProtocol<S, states::Authenticated>, SocksError> {
     let methods = StandardAuthentication::allow_no_auth(false);
     match Socks5ServerProtocol::start(client).negotiate_auth(methods).await? {
         StandardAuthenticationStarted::PasswordAuthentication(started) => {
@@ -131,17 +149,17 @@ async fn password<S: AsyncRead + AsyncWrite + Unpin>(
             }
             wrong.await;
             received.reject().await?;
-            Err(NotSocks("wrong name or password".into()))
+            Err(SocksError::WrongPassword)
         }
         // Not offered above, so not chosen.
-        StandardAuthenticationStarted::NoAuthentication(_) => Err(NotSocks("no password".into())),
+        StandardAuthenticationStarted::NoAuthentication(_) => Err(SocksError::NoPassword),
     }
 }
 
 /// `4, command, port, address, user, 0`, and for 4a (address 0.0.0.x) `name, 0`.
 async fn request_v4<S: AsyncRead + AsyncWrite + Unpin>(
     mut client: S,
-) -> Result<Request<S>, NotSocks> {
+) -> Result<SocksRequest<S>, SocksError> {
     let mut head = [0; 8];
     client.read_exact(&mut head).await?;
     let [_, command, p0, p1, a, b, c, d] = head;
@@ -150,32 +168,32 @@ async fn request_v4<S: AsyncRead + AsyncWrite + Unpin>(
     let host = match (a, b, c, d) {
         (0, 0, 0, 1..) => {
             let name = String::from_utf8(read_to_nul(&mut client).await?)
-                .map_err(|_| NotSocks("a name that is no text".into()))?;
+                .map_err(|_| SocksError::NotText)?;
             Host::new(name)
         }
         _ => Host::Address(IpAddr::V4(Ipv4Addr::new(a, b, c, d))),
     };
     if command != 1 {
         refuse_v4(client).await?;
-        return Err(NotSocks(format!("SOCKS 4 command {command}, where only CONNECT is served")));
+        return Err(SocksError::Command4(command));
     }
     if is_nowhere(&host, port) {
         refuse_v4(client).await?;
-        return Err(NotSocks("no name, or port 0".into()));
+        return Err(SocksError::Nowhere);
     }
-    Ok(Request { host, port, client: Client::V4(client) })
+    Ok(SocksRequest { host, port, client: Client::V4(client) })
 }
 
 /// Byte by byte: what follows is for the other end of the connection to read.
-async fn read_to_nul(client: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, NotSocks> {
+async fn read_to_nul(client: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, SocksError> {
     let mut bytes = Vec::new();
-    while bytes.len() < MOST_NAME {
+    while bytes.len() < MAX_NAME {
         match client.read_u8().await? {
             0 => return Ok(bytes),
             byte => bytes.push(byte),
         }
     }
-    Err(NotSocks("a name that does not end".into()))
+    Err(SocksError::Endless)
 }
 
 const V4_GRANTED: [u8; 8] = [0, 90, 0, 0, 0, 0, 0, 0];
@@ -185,9 +203,9 @@ async fn refuse_v4(mut client: impl AsyncWrite + Unpin) -> io::Result<()> {
     client.write_all(&V4_REFUSED).await
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Request<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> SocksRequest<S> {
     /// Tells the client that its connection stands, coming from `local`; its bytes follow.
-    pub async fn succeed(self, local: SocketAddr) -> Result<S, NotSocks> {
+    pub(super) async fn succeed(self, local: SocketAddr) -> Result<S, SocksError> {
         match self.client {
             Client::V5(proto) => Ok(proto.reply_success(local).await?),
             Client::V4(mut client) => {
@@ -198,12 +216,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Request<S> {
     }
 
     /// Tells the client that there is no connection.
-    pub async fn refuse(self, refusal: Refusal) -> Result<(), NotSocks> {
+    pub(super) async fn refuse(self, refusal: SocksRefusal) -> Result<(), SocksError> {
         let error = match refusal {
-            Refusal::Unreachable => ReplyError::HostUnreachable,
-            Refusal::Refused => ReplyError::ConnectionRefused,
-            Refusal::TimedOut => ReplyError::ConnectionTimeout,
-            Refusal::Other => ReplyError::GeneralFailure,
+            SocksRefusal::Unreachable => ReplyError::HostUnreachable,
+            SocksRefusal::Refused => ReplyError::ConnectionRefused,
+            SocksRefusal::TimedOut => ReplyError::ConnectionTimeout,
+            SocksRefusal::Other => ReplyError::GeneralFailure,
         };
         match self.client {
             Client::V5(proto) => Ok(proto.reply_error(&error).await?),

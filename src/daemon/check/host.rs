@@ -1,16 +1,14 @@
 //! What the kernel is set to, where that bears on a knock.
 
-#![forbid(unsafe_code)]
-
 use std::path::Path;
 
-use super::Found;
-use crate::privileged;
+use super::clock::is_synchronised;
+use super::found::Found;
 
 /// Conntrack's settings.
 const NETFILTER: &str = "/proc/sys/net/netfilter";
 /// Fewer connections than this are soon reached by a flood, and then no grant can be made.
-const FEW_CONNECTIONS: u64 = 16_384;
+const MIN_CONNECTIONS: u64 = 16_384;
 
 /// Says what conntrack is set to, as far as it can get in the way of a grant. `max_open` is how many there may be.
 pub(super) fn conntrack(max_open: usize, found: &mut Found) {
@@ -19,8 +17,8 @@ pub(super) fn conntrack(max_open: usize, found: &mut Found) {
         found.say(
             "conntrack",
             "WARNING: net.netfilter.nf_conntrack_tcp_be_liberal is 1: any packet with the client's address and ports passes for \
-             one of its connection, so a blind sender can use up what a knock opened. Unless you need it: \
-             sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=0",
+             one of its connection, so a blind sender can use up what a knock opened\n\
+             fix: unless you need it: sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=0",
         );
     }
     if let Some(max) = setting("nf_conntrack_max") {
@@ -29,15 +27,16 @@ pub(super) fn conntrack(max_open: usize, found: &mut Found) {
             found.problem(
                 "conntrack",
                 format_args!(
-                    "{count} connections are known and net.netfilter.nf_conntrack_max is {max}: nothing can be opened; raise it"
+                    "{count} connections are known and net.netfilter.nf_conntrack_max is {max}: nothing can be opened\n\
+                     fix: raise it"
                 ),
             );
-        } else if max < FEW_CONNECTIONS {
+        } else if max < MIN_CONNECTIONS {
             found.say(
                 "conntrack",
                 format_args!(
-                    "WARNING: net.netfilter.nf_conntrack_max is {max}: a small flood fills that, and then nothing can be opened; \
-                     at least {FEW_CONNECTIONS} is better"
+                    "WARNING: net.netfilter.nf_conntrack_max is {max}: a small flood fills that, and then nothing can be opened\n\
+                     fix: raise it to {MIN_CONNECTIONS} at least"
                 ),
             );
         }
@@ -68,7 +67,7 @@ fn number(path: &Path) -> Option<u64> {
 
 /// Says whether somebody sets the clock. Nothing of a knock depends on it, but the times in the log do.
 pub(super) fn clock(found: &mut Found) {
-    match privileged::is_synchronised() {
+    match is_synchronised() {
         Some(true) => found.say("clock", "synchronised"),
         Some(false) => found.say(
             "clock",

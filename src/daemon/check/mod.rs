@@ -5,29 +5,28 @@
 //! guard       what our own firewall script remembers      open    what a knock could open
 //! ```
 
-#![forbid(unsafe_code)]
-
+mod clock;
+mod found;
 mod guard;
 mod host;
 mod open;
 
-use std::fmt::Display;
-use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::door::Means;
-use super::failure::Failure;
-use super::guard::Remembered;
+use super::confirmed_guard::ConfirmedGuard;
+use super::error::DaemonError;
+use super::load_profiles;
+use super::log_source::{self, OpenedLog};
+use super::own_firewall;
 use super::say;
-use super::setup::Setup;
-use super::source::{self, Opened};
-use super::trial::{Finding, Interrupted, Plan, Trial};
-use crate::privileged;
+use super::settings::Settings;
+use super::trial_plan::{Finding, Interrupted, RunTrial, TrialPlan};
+use super::user::user_to_run_as;
+use crate::grant::{Protocol, listed};
+use crate::privileged::drop_privileges::drop_privileges;
+use found::Found;
 use open::Offer;
-
-/// To look at the profiles takes no firewall.
-const NO_MEANS: Means = Means { logs: false, tells: false };
 
 /// Where programs send their log lines to syslog.
 const DEV_LOG: &str = "/dev/log";
@@ -35,41 +34,43 @@ const DEV_LOG: &str = "/dev/log";
 /// Whether the firewalls of network namespaces may write to the kernel's log. Only the host's own namespace has it.
 const NF_LOG_SETTING: &str = "/proc/sys/net/netfilter/nf_log_all_netns";
 
-/// Checks config, user, firewall, log and profiles, and with a `trial` by packets. Every problem is told of; one is enough
+/// Checks config, user, firewall, log and profiles, and with a `trial` by packets. Every problem is reported; one is enough
 /// to fail.
-pub(super) fn run(setup: &Setup, trial: Option<Trial>) -> Result<(), Failure> {
-    let mut found = Found { problems: 0 };
-    found.say("config", config(setup));
-    let limits = setup.limits();
-    let user = setup.user();
+pub(super) fn run(settings: &Settings, trial: Option<RunTrial>) -> Result<(), DaemonError> {
+    let mut found = Found::default();
+    found.say("config", config(settings));
+    let limits = settings.limits();
+    let user = user_to_run_as(settings.config.user.as_deref());
     match &user {
-        Ok(ids) => found.say("user", format_args!("goes on as uid {}, gid {}", ids.uid, ids.gid)),
-        Err(failure) => found.problem("user", failure),
+        Ok(ids) => found.say("user", format_args!("runs as uid {}, gid {}", ids.uid, ids.gid)),
+        Err(error) => found.problem("user", error),
     }
-    firewall(setup, &mut found);
-    host::conntrack(setup.config.max_open, &mut found);
-    let guard = guard::check(&setup.config_dir, &mut found);
+    firewall(settings, &mut found);
+    host::conntrack(settings.config.max_open, &mut found);
+    let guard = guard::check(&settings.config_dir, &mut found);
     host::clock(&mut found);
 
-    match setup.source() {
+    let Ok(choice) = settings.config.log.parse();
+    match OpenedLog::open(&choice) {
         Ok(source) => log(&source, &mut found),
-        Err(failure) => found.problem("log", failure),
+        Err(error) => found.problem("log", error),
     }
 
     // Root reads the profiles; whoever looks into them is root no more, but with `--try`, which is root's to the end.
-    let files = setup.profiles();
-    let allow = setup.config.allow.as_deref();
+    let files = load_profiles::read_files(settings);
+    let allow = settings.config.allow.as_deref();
     if let (Some(trial), Ok((files, _))) = (trial, &files) {
         let offers = Offer::of_all(files, allow);
-        try_out(setup, trial, &offers, guard.as_ref(), &mut found)?;
+        try_out(settings, trial, &offers, guard.as_ref(), &mut found)?;
     }
     if let Ok(ids) = &user {
-        privileged::drop_to(ids, &[]).map_err(Failure::Drop)?;
+        drop_privileges(ids, &[])?;
     }
     let files = files.and_then(|(files, unreadable)| {
         let offers = Offer::of_all(&files, allow);
-        let (door, broken) = setup.door(files, limits, NO_MEANS)?;
-        Ok((offers, door.unlisted(), broken + unreadable))
+        // Nothing is granted here, so nothing need report connections.
+        let (registry, broken) = load_profiles::parse(settings, files, &limits, false)?;
+        Ok((offers, registry.unlisted(), broken + unreadable))
     });
     match files {
         Ok((possible, unlisted, left_out)) => {
@@ -78,62 +79,62 @@ pub(super) fn run(setup: &Setup, trial: Option<Trial>) -> Result<(), Failure> {
                 let warning = say::can_be_silenced(&unlisted);
                 found.say("profiles", format_args!("WARNING: {warning}"));
             }
-            // Those were told of one by one.
-            found.problems += left_out;
+            // Those were reported one by one.
+            found.count(left_out);
         }
-        Err(failure) => found.problem("profiles", failure),
+        Err(error) => found.problem("profiles", error),
     }
-    if found.problems > 0 {
-        return Err(Failure::Problems(found.problems));
+    if found.problems() > 0 {
+        return Err(DaemonError::Problems(found.problems()));
     }
     found.say("result", "nothing was found that would keep a knock from working");
     Ok(())
 }
 
-fn config(setup: &Setup) -> String {
-    let config = &setup.config;
+fn config(settings: &Settings) -> String {
+    let config = &settings.config;
     let allow = match &config.allow {
         None => "any TCP port".to_owned(),
-        Some(services) => services.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        Some(services) => listed(services, ", "),
     };
     format!(
         "{:?}: {allow}, open for {} s; window {}; log prefix {:?}",
-        setup.config_dir, config.delay, config.error_window, config.log_prefix
+        settings.config_dir, config.delay, config.error_window, config.log_prefix
     )
 }
 
 /// Whether a knock would be heard, and who else could write what is taken for one.
-fn log(source: &Opened, found: &mut Found) {
+fn log(source: &OpenedLog, found: &mut Found) {
     match source {
-        Opened::File(file) if !file.is_there() => found.problem(
+        OpenedLog::File(file) if !file.is_there() => found.problem(
             "log",
             format_args!(
                 "there is no {:?}; the daemon would wait for one, and hear nothing until then",
                 file.path()
             ),
         ),
-        Opened::File(file) if !source::is_in_use(file.path()) => found.problem(
+        OpenedLog::File(file) if !log_source::is_in_use(file.path()) => found.problem(
             "log",
             format_args!(
-                "nobody has written to {:?} since this host was started: does rsyslog run, and write the kernel's lines \
-                 there? `log = \"kmsg\"` needs nobody",
+                "nobody has written to {:?} since this host was started\n\
+                 fix: have rsyslog write the kernel's lines there, or set log = \"kmsg\"",
                 file.path()
             ),
         ),
         source => found.say("log", source),
     }
     match source {
-        Opened::File(_) if anybody_may_log() => found.say(
+        OpenedLog::File(_) if anybody_may_log() => found.say(
             "log",
             "every user of this host can write lines to that file (through /dev/log) that look like the kernel's; \
-             without a profile's keys they open nothing, but they can replay what they see. `log = \"kmsg\"` hears the \
-             kernel alone",
+             without a profile's keys they open nothing, but they can replay what they see\n\
+             fix: set log = \"kmsg\", which has the kernel's lines alone",
         ),
-        Opened::Kmsg(_) if namespaces_may_log(Path::new(NF_LOG_SETTING)) => found.say(
+        OpenedLog::Kmsg(_) if namespaces_may_log(Path::new(NF_LOG_SETTING)) => found.say(
             "log",
             "WARNING: net.netfilter.nf_log_all_netns is 1: a user who may make a user namespace can have the kernel log \
-             any packet; without a profile's keys such lines open nothing, but what was seen can be replayed. Unless you \
-             need it: sysctl -w net.netfilter.nf_log_all_netns=0",
+             any packet; without a profile's keys such lines open nothing, but what was seen can be replayed\n\
+             fix: unless you need it: sysctl -w net.netfilter.nf_log_all_netns=0",
         ),
         _ => {}
     }
@@ -145,11 +146,11 @@ fn namespaces_may_log(setting: &Path) -> bool {
 }
 
 /// Tries the back end out.
-fn firewall(setup: &Setup, found: &mut Found) {
-    let firewall = match setup.trial_firewall() {
+fn firewall(settings: &Settings, found: &mut Found) {
+    let firewall = match own_firewall::try_to_create(settings) {
         Ok(firewall) => firewall,
-        Err(failure) => {
-            found.problem("firewall", failure);
+        Err(error) => {
+            found.problem("firewall", error);
             return;
         }
     };
@@ -170,14 +171,14 @@ fn firewall(setup: &Setup, found: &mut Found) {
         ),
     );
     for (family, wanted, helper) in
-        [("IPv4", setup.config.ipv4, v4), ("IPv6", setup.config.ipv6, v6)]
+        [("IPv4", settings.config.ipv4, v4), ("IPv6", settings.config.ipv6, v6)]
     {
         if wanted && helper.is_none() {
             found.problem(
                 "firewall",
                 format_args!(
-                    "this kernel has no conntrack helper for {family}, so nothing can be opened for it: load one of its modules, \
-                     or set {} = false",
+                    "this kernel has no conntrack helper for {family}, so nothing can be opened for it\n\
+                     fix: load one of its modules, or set {} = false",
                     family.to_lowercase()
                 ),
             );
@@ -192,7 +193,7 @@ fn firewall(setup: &Setup, found: &mut Found) {
 }
 
 /// Says what a knock could open, and whether the guard closes it to everybody else.
-fn offers(offers: &[Offer], guard: Option<&Remembered>, is_tried: bool, found: &Found) {
+fn offers(offers: &[Offer], guard: Option<&ConfirmedGuard>, is_tried: bool, found: &Found) {
     for offer in offers {
         found.say(
             "profile",
@@ -205,9 +206,9 @@ fn offers(offers: &[Offer], guard: Option<&Remembered>, is_tried: bool, found: &
         );
     }
     let (services, _) = open::to_try(offers, guard);
-    let unsure = services.iter().filter(|service| {
-        guard.is_none_or(|guard| !guard.closes(privileged::Protocol::Tcp, service.port))
-    });
+    let unsure = services
+        .iter()
+        .filter(|service| guard.is_none_or(|guard| !guard.closes(Protocol::Tcp, service.port)));
     let unsure: Vec<_> = unsure.map(|service| format!("tcp/{}", service.port)).collect();
     if !unsure.is_empty() && !is_tried {
         found.say(
@@ -223,16 +224,16 @@ fn offers(offers: &[Offer], guard: Option<&Remembered>, is_tried: bool, found: &
 
 /// Has each service tried as a stranger, and by a knock.
 fn try_out(
-    setup: &Setup,
-    trial: Trial,
+    settings: &Settings,
+    trial: RunTrial,
     offers: &[Offer],
-    guard: Option<&Remembered>,
+    guard: Option<&ConfirmedGuard>,
     found: &mut Found,
-) -> Result<(), Failure> {
+) -> Result<(), DaemonError> {
     let (services, too_many) = open::to_try(offers, guard);
-    let config = &setup.config;
-    let plan = Plan {
-        config_dir: setup.config_dir.clone(),
+    let config = &settings.config;
+    let plan = TrialPlan {
+        config_dir: settings.config_dir.clone(),
         log: config.log.clone(),
         firewall: config.firewall.name(),
         user: config.user.clone(),
@@ -245,7 +246,7 @@ fn try_out(
         Finding::Note(what) => found.say("try", what),
         Finding::Problem(what) => found.problem("try", what),
     });
-    tried.map_err(|Interrupted| Failure::Interrupted)?;
+    tried.map_err(|Interrupted| DaemonError::Interrupted)?;
     let udp = open::udp(offers, guard);
     if !udp.is_empty() {
         found.say("try", format_args!("not tried, because silence tells nothing: {udp}"));
@@ -258,22 +259,4 @@ fn try_out(
 
 fn anybody_may_log() -> bool {
     std::fs::metadata(DEV_LOG).is_ok_and(|metadata| metadata.permissions().mode() & 0o002 != 0)
-}
-
-/// How many problems were found so far.
-struct Found {
-    problems: usize,
-}
-
-impl Found {
-    fn problem(&mut self, about: &str, what: impl Display) {
-        self.problems += 1;
-        self.say(about, format_args!("PROBLEM: {what}"));
-    }
-
-    #[expect(clippy::unused_self, reason = "what is said and what is counted go together")]
-    fn say(&self, about: &str, what: impl Display) {
-        // Whoever does not read the findings still gets the exit status.
-        let _ = writeln!(io::stdout(), "{about:<9} {what}");
-    }
 }

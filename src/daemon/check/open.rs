@@ -1,16 +1,12 @@
 //! What a knock could open: root's `allow` and each profile's.
 
-#![forbid(unsafe_code)]
-
-use crate::daemon::config::ServiceText;
-use crate::daemon::trial::Tried;
-use crate::privileged::{Protocol, Service};
-use crate::profile::ProfileFiles;
-
-use crate::daemon::guard::Remembered;
+use crate::daemon::confirmed_guard::ConfirmedGuard;
+use crate::daemon::trial_plan::Tried;
+use crate::grant::{Protocol, Service, listed};
+use crate::profile::files::ProfileFiles;
 
 /// As many services are tried at the most.
-const MOST: usize = 16;
+const MAX_TRIED: usize = 16;
 /// What is tried where nobody says what there is: what people close first.
 const SSH: u16 = 22;
 
@@ -26,18 +22,16 @@ pub(super) struct Offer {
 
 impl Offer {
     /// Of each profile that is sound.
-    pub(super) fn of_all(files: &[ProfileFiles], allow: Option<&[ServiceText]>) -> Vec<Self> {
-        let limits: Option<Vec<_>> = allow.map(|allow| allow.iter().map(|text| text.0).collect());
-        files.iter().filter_map(|files| Self::of(files, limits.as_deref())).collect()
+    pub(super) fn of_all(files: &[ProfileFiles], allow: Option<&[Service]>) -> Vec<Self> {
+        files.iter().filter_map(|files| Self::of(files, allow)).collect()
     }
 
     fn of(files: &ProfileFiles, limits: Option<&[Service]>) -> Option<Self> {
         let profile = files.profile().ok()?;
-        let own = profile.config.allow.map(|texts| {
-            let services =
-                texts.into_iter().map(|text| ServiceText::try_from(text).map(|text| text.0));
-            services.collect::<Result<Vec<_>, _>>()
-        });
+        let own = profile
+            .config
+            .allow
+            .map(|texts| texts.iter().map(|text| text.parse()).collect::<Result<Vec<_>, _>>());
         let services = both(limits, own.transpose().ok()?);
         Some(Self {
             profile: profile.name,
@@ -50,9 +44,7 @@ impl Offer {
     /// In words.
     pub(super) fn text(&self) -> String {
         let Some(services) = &self.services else { return "any TCP port".into() };
-        let names: Vec<_> =
-            services.iter().map(|service| ServiceText(*service).to_string()).collect();
-        if names.is_empty() { "nothing".into() } else { names.join(", ") }
+        if services.is_empty() { "nothing".into() } else { listed(services, ", ") }
     }
 
     fn has(&self, port: u16) -> bool {
@@ -83,7 +75,7 @@ fn both(one: Option<&[Service]>, other: Option<Vec<Service>>) -> Option<Vec<Serv
 
 /// The services to try: what knocks can open and what the guard closes; of a range the first port. Says whether some were
 /// left out.
-pub(super) fn to_try(offers: &[Offer], guard: Option<&Remembered>) -> (Vec<Tried>, bool) {
+pub(super) fn to_try(offers: &[Offer], guard: Option<&ConfirmedGuard>) -> (Vec<Tried>, bool) {
     let offered = offers.iter().flat_map(|offer| offer.services.iter().flatten());
     let tcp = offered.chain(guarded(guard));
     let tcp = tcp.filter(|service| service.protocol == Protocol::Tcp);
@@ -95,24 +87,24 @@ pub(super) fn to_try(offers: &[Offer], guard: Option<&Remembered>) -> (Vec<Tried
     }
     ports.sort_unstable();
     ports.dedup();
-    let too_many = ports.len() > MOST;
-    ports.truncate(MOST);
+    let too_many = ports.len() > MAX_TRIED;
+    ports.truncate(MAX_TRIED);
     let tried = |port| Tried { port, can_be_opened: offers.iter().any(|offer| offer.has(port)) };
     (ports.into_iter().map(tried).collect(), too_many)
 }
 
 /// The UDP services among them, in words.
-pub(super) fn udp(offers: &[Offer], guard: Option<&Remembered>) -> String {
+pub(super) fn udp(offers: &[Offer], guard: Option<&ConfirmedGuard>) -> String {
     let offered = offers.iter().flat_map(|offer| offer.services.iter().flatten());
     let udp = offered.chain(guarded(guard)).filter(|service| service.protocol == Protocol::Udp);
-    let mut names: Vec<_> = udp.map(|service| ServiceText(*service).to_string()).collect();
+    let mut names: Vec<_> = udp.map(ToString::to_string).collect();
     names.sort_unstable();
     names.dedup();
     names.join(", ")
 }
 
 /// What the guard names.
-fn guarded(guard: Option<&Remembered>) -> &[Service] {
+fn guarded(guard: Option<&ConfirmedGuard>) -> &[Service] {
     guard.and_then(|guard| guard.only.as_ref()).map_or(&[], |guard| &guard.closed)
 }
 
@@ -121,7 +113,7 @@ mod tests {
     use super::*;
 
     fn services(texts: &[&str]) -> Vec<Service> {
-        texts.iter().map(|text| ServiceText::try_from((*text).to_owned()).unwrap().0).collect()
+        texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
     fn offer(allow: Option<&[&str]>) -> Offer {
@@ -156,6 +148,6 @@ mod tests {
         let many: Vec<String> = (1..=20).map(|port| format!("tcp/{port}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         let (tried, too_many) = to_try(&[offer(Some(&many))], None);
-        assert_eq!((tried.len(), too_many), (MOST, true));
+        assert_eq!((tried.len(), too_many), (MAX_TRIED, true));
     }
 }

@@ -28,7 +28,7 @@ const SALT: &[u8] = b"knock stealth 1";
 
 /// The two keys that are made of a profile's secret. They wipe themselves when dropped; `Debug` shows no byte of them.
 #[derive(Clone)]
-pub struct Keys {
+pub struct StealthKeys {
     tag: Hmac<Sha256>,
     mac: Hmac<Sha256>,
 }
@@ -38,11 +38,11 @@ pub struct Keys {
 pub struct StealthFields {
     /// TCP sequence number: which number the knock has, to those who hold the profile.
     pub tag: u32,
-    /// TSval of the timestamp option (RFC 7323): what proves it.
+    /// The timestamp option's first value (`TSval`, RFC 7323): what proves it.
     pub mac: u32,
 }
 
-impl Keys {
+impl StealthKeys {
     /// The keys of the bytes of `secret.key`.
     #[must_use]
     pub fn new(secret: &[u8; SECRET_LEN]) -> Self {
@@ -108,9 +108,9 @@ fn first(mac: Hmac<Sha256>) -> u32 {
     u32::from_be_bytes([a, b, c, d])
 }
 
-impl fmt::Debug for Keys {
+impl fmt::Debug for StealthKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Keys(..)")
+        f.write_str("StealthKeys(..)")
     }
 }
 
@@ -120,8 +120,8 @@ mod tests {
 
     const N: u64 = 256 * 179_000_000;
 
-    fn keys() -> Keys {
-        Keys::new(&[7; SECRET_LEN])
+    fn keys() -> StealthKeys {
+        StealthKeys::new(&[7; SECRET_LEN])
     }
 
     #[test]
@@ -160,6 +160,6 @@ mod tests {
 
     #[test]
     fn debug_shows_no_key() {
-        assert_eq!(format!("{:?}", keys()), "Keys(..)");
+        assert_eq!(format!("{:?}", keys()), "StealthKeys(..)");
     }
 }

@@ -5,12 +5,11 @@
 //! keep nobody out while the clocks agree within half an hour; without a clock the counter alone goes on.
 
 use std::ops::Range;
-use std::time::Duration;
 
 /// Numbers of a step.
 pub const NUMBERS: u64 = 256;
-/// A step's length.
-pub const STEP: Duration = Duration::from_secs(10);
+/// A step's length, in seconds.
+pub const STEP: u64 = 10;
 /// How many steps the two clocks may differ: half an hour.
 pub const MAX_SKEW: u64 = 180;
 /// A knock that is no further ahead than this is accepted without a look at the clock.
@@ -18,10 +17,10 @@ pub const WINDOW: u64 = 256;
 /// So many of a step's numbers are accepted by the clock.
 pub const BY_CLOCK: u64 = 2;
 
-/// The step of a time, given as what has passed since 1970-01-01 00:00 UTC.
+/// The step of a time, in seconds since 1970-01-01 00:00 UTC.
 #[must_use]
-pub fn step_of(unix: Duration) -> u64 {
-    unix.as_secs() / STEP.as_secs()
+pub fn step_of(unix: u64) -> u64 {
+    unix / STEP
 }
 
 fn first_of(step: u64) -> u64 {
@@ -30,7 +29,7 @@ fn first_of(step: u64) -> u64 {
 
 /// Where a sender stands. All of it is durable before a knock leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sender {
+pub struct StealthSender {
     /// The first number that has not been used.
     pub counter: u64,
     /// The same of those that the clock alone gave, while the counter was far ahead of it.
@@ -39,7 +38,7 @@ pub struct Sender {
     pub clock_is_next: bool,
 }
 
-impl Sender {
+impl StealthSender {
     /// The number of a knock in `step`, which is used up by this. `None`: there are no more.
     pub fn next(&mut self, step: u64) -> Option<u64> {
         let by_clock = first_of(step).max(self.by_clock);
@@ -63,12 +62,12 @@ impl Sender {
 
 /// Where a receiver stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Receiver {
+pub struct StealthReceiver {
     /// The first number that has not been used or passed over. Durable before a knock opens anything.
     pub next: u64,
 }
 
-impl Receiver {
+impl StealthReceiver {
     /// Whether a knock with the number `n` is accepted in `step`.
     #[must_use]
     pub fn accepts(&self, n: u64, step: u64) -> bool {
@@ -108,13 +107,13 @@ mod tests {
         for (seconds, step) in
             [(0, 0), (9, 0), (10, 1), (1_790_000_009, NOW), (1_790_000_010, NOW + 1)]
         {
-            assert_eq!(step_of(Duration::from_secs(seconds)), step);
+            assert_eq!(step_of(seconds), step);
         }
     }
 
     #[test]
     fn the_counter_goes_on_where_it_is_ahead_and_else_the_clock_does() {
-        let mut sender = Sender::default();
+        let mut sender = StealthSender::default();
         assert_eq!(sender.next(NOW), Some(NOW * 256));
         assert_eq!(sender.next(NOW), Some(NOW * 256 + 1));
         assert_eq!(
@@ -124,28 +123,28 @@ mod tests {
         );
         assert_eq!(sender.next(NOW + 1), Some(NOW * 256 + 256));
         // No clock: the machine has come up in 1970.
-        let mut sender = Sender { counter: 17, ..Sender::default() };
+        let mut sender = StealthSender { counter: 17, ..StealthSender::default() };
         assert_eq!((0..3).map(|_| sender.next(0)).collect::<Vec<_>>(), [17, 18, 19].map(Some));
     }
 
     #[test]
     fn where_the_counter_is_far_ahead_of_the_clock_both_are_tried_in_turn() {
         let far = (NOW + MAX_SKEW) * 256 + 1;
-        let mut sender = Sender { counter: far, ..Sender::default() };
+        let mut sender = StealthSender { counter: far, ..StealthSender::default() };
         let sent: Vec<_> = (0..4).filter_map(|_| sender.next(NOW)).collect();
         assert_eq!(sent, [far, NOW * 256, far + 1, NOW * 256 + 1]);
         // One less is within the half hour.
-        let mut sender = Sender { counter: far - 1, ..Sender::default() };
+        let mut sender = StealthSender { counter: far - 1, ..StealthSender::default() };
         assert_eq!([sender.next(NOW), sender.next(NOW)], [Some(far - 1), Some(far)]);
     }
 
     #[test]
     fn the_last_numbers_do_not_overflow() {
-        let mut sender = Sender { counter: u64::MAX - 1, by_clock: 0, clock_is_next: false };
+        let mut sender = StealthSender { counter: u64::MAX - 1, by_clock: 0, clock_is_next: false };
         assert_eq!(sender.next(NOW), Some(u64::MAX - 1));
-        let mut sender = Sender { counter: u64::MAX, ..Sender::default() };
+        let mut sender = StealthSender { counter: u64::MAX, ..StealthSender::default() };
         assert_eq!(sender.next(u64::MAX / 256), None);
-        let mut receiver = Receiver { next: u64::MAX - 1 };
+        let mut receiver = StealthReceiver { next: u64::MAX - 1 };
         assert!(receiver.accepts(u64::MAX - 1, NOW) && !receiver.accepts(u64::MAX, NOW));
         receiver.accept(u64::MAX - 1);
         assert_eq!(receiver.next, u64::MAX);
@@ -157,7 +156,7 @@ mod tests {
         for next in
             [0, NOW * 256 - 300, NOW * 256, NOW * 256 + 1, NOW * 256 + 257, (NOW + 500) * 256]
         {
-            let receiver = Receiver { next };
+            let receiver = StealthReceiver { next };
             let listed: Vec<u64> = receiver.accepted(NOW).collect();
             let set: HashSet<u64> = listed.iter().copied().collect();
             assert_eq!(set.len(), listed.len(), "each once");
@@ -170,7 +169,7 @@ mod tests {
 
     #[test]
     fn half_an_hour_is_the_border_on_both_sides() {
-        let receiver = Receiver { next: 0 };
+        let receiver = StealthReceiver { next: 0 };
         for (step, accepted) in
             [(NOW - 181, false), (NOW - 180, true), (NOW + 180, true), (NOW + 181, false)]
         {

@@ -1,6 +1,6 @@
 //! What comes from the kernel on the helper's netlink socket: a piece of a stream of messages, each with its length.
 
-use knockknock::privileged::{Acknowledged, Refused, read_answers};
+use knockknock::privileged::firewall::netlink::{Acknowledged, BatchError, read_answers};
 
 /// How long a message's header is.
 const HEADER: usize = 16;
@@ -31,7 +31,7 @@ pub(crate) fn holds(bytes: &[u8]) -> bool {
     assert_eq!(made.done, errors(|code| code == 0).count(), "one acknowledgement a header");
     let refused = errors(|code| code != 0).next();
     assert_eq!(made.refused.is_some(), refused.is_some());
-    if let (Some(Refused { at, .. }), Some(message)) = (made.refused, refused) {
+    if let (Some(BatchError { at, .. }), Some(message)) = (made.refused, refused) {
         let after = usize::try_from(message.sequence.wrapping_sub(first)).unwrap();
         assert_eq!(at, Some(after).filter(|after| *after < count), "which of the messages");
     }

@@ -1,7 +1,7 @@
 //! A piece of a log file: which of its lines are looked at.
 
-use knockknock::daemon::line::{Framing, parse};
-use knockknock::daemon::source::{PortSet, wanted_lines};
+use knockknock::daemon::kernel_log_line::{Framing, parse};
+use knockknock::daemon::log_source::port_filter::{PortSet, wanted_lines};
 
 use super::line::PREFIX;
 
@@ -10,8 +10,7 @@ const WANTED: [u16; 5] = [0, 22, 666, 1622, 65535];
 /// The bytes as whole lines of a file; the last may lack its newline.
 pub(crate) fn holds(chunk: &[u8]) -> bool {
     let ports: PortSet = WANTED.into_iter().collect();
-    let mut found: Vec<&[u8]> = Vec::new();
-    wanted_lines(chunk, &ports, &mut |line| found.push(within(chunk, line)));
+    let found: Vec<&[u8]> = wanted_lines(chunk, &ports).collect();
     assert_eq!(found, line_by_line(chunk), "{:?}", chunk.escape_ascii().to_string());
 
     // No knock is lost: a line that would be read as a SYN to a wanted port is among them.
@@ -22,12 +21,6 @@ pub(crate) fn holds(chunk: &[u8]) -> bool {
         }
     }
     !found.is_empty()
-}
-
-/// The same slice with the chunk's lifetime: what is handed on is lent from the chunk.
-fn within<'c>(chunk: &'c [u8], line: &[u8]) -> &'c [u8] {
-    let start = line.as_ptr().addr() - chunk.as_ptr().addr();
-    &chunk[start..start + line.len()]
 }
 
 /// Newline and leading NULs excluded.

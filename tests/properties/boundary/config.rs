@@ -1,7 +1,7 @@
 //! The server's `config`. Root wrote it, and root acts on it.
 
-use knockknock::daemon::config::{Config, FirewallKind, ServiceText};
-use knockknock::privileged::Protocol;
+use knockknock::daemon::config::{Config, FirewallKind};
+use knockknock::grant::{Protocol, Service};
 
 use super::{can_be_shown, ini};
 
@@ -46,10 +46,9 @@ fn is_within_bounds(config: &Config) {
     assert!(!allow.as_ref().is_some_and(Vec::is_empty));
 }
 
-fn is_a_service(text: ServiceText) {
-    let service = text.0;
+fn is_a_service(service: Service) {
     assert!(service.first_port >= 1 && service.first_port <= service.last_port);
-    assert_eq!(ServiceText::try_from(text.to_string()), Ok(text));
+    assert_eq!(service.to_string().parse(), Ok(service));
     for port in [0, service.first_port - 1, service.first_port, service.last_port] {
         let inside = port != service.first_port - 1 && port != 0;
         assert_eq!(service.contains(service.protocol, port), inside);
@@ -59,7 +58,7 @@ fn is_a_service(text: ServiceText) {
 }
 
 fn written(config: &Config) -> String {
-    let services = |allow: &Vec<ServiceText>| ini::list(allow.iter().map(ToString::to_string));
+    let services = |allow: &Vec<Service>| ini::list(allow.iter().map(ToString::to_string));
     let firewall = match config.firewall {
         FirewallKind::Auto => "auto",
         FirewallKind::Conntrack => "conntrack",

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use knockknock::daemon::line::{Framing, kmsg_sequence, parse};
+use knockknock::daemon::kernel_log_line::header::kmsg_sequence;
+use knockknock::daemon::kernel_log_line::{Framing, parse};
 use knockknock::syn::{LoggedSyn, SynFields};
 
 pub(crate) const PREFIX: &[u8] = b"REJECT ";

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use knockknock::privileged::{
-    Grants, Limits, MAX_NUMBERS, Message, Protocol, REPLY_LEN, REQUEST_LEN, Reply, Request, Service,
-};
+use knockknock::grant::{Grant, Protocol, Service};
+use knockknock::privileged::grants::Grants;
+use knockknock::privileged::limits::Limits;
+use knockknock::privileged::message::{MAX_NUMBERS, Message, REPLY_LEN, REQUEST_LEN, Reply};
 
 use super::input::Input;
 
@@ -142,7 +143,7 @@ fn is_within(limits: &Limits, message: &[u8; REQUEST_LEN]) -> bool {
 
 type Key = (IpAddr, IpAddr, Protocol, u16);
 
-fn key(request: &Request) -> Key {
+fn key(request: &Grant) -> Key {
     (request.address, request.destination, request.protocol, request.port)
 }
 
@@ -151,7 +152,7 @@ fn grant(
     grants: &mut Grants,
     open: &mut BTreeMap<Key, Instant>,
     limits: &Limits,
-    request: &Request,
+    request: &Grant,
     now: Instant,
 ) -> bool {
     open.retain(|_, end| *end > now);

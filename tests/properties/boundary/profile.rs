@@ -6,7 +6,8 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
 use knockknock::counter::Counter;
-use knockknock::profile::{Layout, Profile, ProfileConfig};
+use knockknock::profile::Profile;
+use knockknock::profile::config::{Layout, ProfileConfig};
 use tempfile::TempDir;
 
 use super::{can_be_shown, ini};

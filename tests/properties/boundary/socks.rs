@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-use knockknock::client::known::Host;
+use knockknock::client::knock::profile_match::Host;
 use knockknock::client::proxy::auth::Credentials;
 use knockknock::client::proxy::socks::request;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};

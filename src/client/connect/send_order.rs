@@ -1,0 +1,221 @@
+//! In which order the packets of one connection leave: which is a knock of its own, which is one sent again.
+//!
+//! A packet that was lost can be sent again: a server takes each counter once, so a second copy costs nothing. A knock
+//! of its own costs a counter, and a server looks only so far ahead. So each knock is sent twice before, with one
+//! family alone, a second counter is spent. Two families have a counter each: the server may have taken the first one
+//! for an address that the connection does not come from.
+
+use std::collections::VecDeque;
+
+use crate::client::knock::error::KnockError;
+use crate::client::knock::route::Route;
+
+/// Routes that are tried where no knock leaves this machine: each has spent a counter.
+const MAX_UNSENT: usize = 3;
+
+/// What is to leave now. `S` is what a knock that was sent leaves behind, enough to send it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next<S> {
+    /// A knock of its own, with a counter of its own.
+    New(Route),
+    /// One that has left before, byte for byte.
+    Again(S),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SendStep {
+    New(Route),
+    /// The first, or the second, of the knocks that were sent.
+    Again(usize),
+}
+
+/// What has left, and what is still to leave.
+#[derive(Debug)]
+pub(super) struct SendOrder<S> {
+    routes: Vec<Route>,
+    steps: VecDeque<SendStep>,
+    sent: Vec<(Route, S)>,
+    packets: u32,
+    /// Knocks that left, and those that did not: a counter each.
+    counters: u32,
+    unsent: usize,
+}
+
+impl<S: Copy> SendOrder<S> {
+    /// `routes`: the routes to the host, best first.
+    pub(super) fn new(routes: &[Route]) -> Self {
+        let routes = alternate_families(routes);
+        let steps = steps(&routes);
+        Self { routes, steps, sent: Vec::new(), packets: 0, counters: 0, unsent: 0 }
+    }
+
+    /// Nothing more is to leave.
+    pub(super) fn is_done(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    pub(super) fn next(&self) -> Option<Next<S>> {
+        match self.steps.front()? {
+            SendStep::New(route) => Some(Next::New(*route)),
+            SendStep::Again(nth) => self.sent.get(*nth).map(|(_, sent)| Next::Again(*sent)),
+        }
+    }
+
+    /// What was next has left. Gives the route that it went.
+    pub(super) fn sent(&mut self, sent: S) -> Option<Route> {
+        let route = match self.steps.pop_front()? {
+            SendStep::New(route) => {
+                self.sent.push((route, sent));
+                self.counters += 1;
+                route
+            }
+            SendStep::Again(nth) => self.sent.get(nth)?.0,
+        };
+        self.packets += 1;
+        Some(route)
+    }
+
+    /// What was next could not leave: goes on without that route. Fails where nothing has left and no route remains.
+    pub(super) fn not_sent(&mut self, why: KnockError) -> Result<(), KnockError> {
+        let Some(SendStep::New(lost)) = self.steps.pop_front() else { return Ok(()) };
+        self.unsent += 1;
+        self.counters += 1;
+        self.routes.retain(|route| *route != lost);
+        if self.sent.is_empty() && (self.routes.is_empty() || self.unsent == MAX_UNSENT) {
+            return Err(why);
+        }
+        self.steps = steps(&self.routes);
+        for _ in 0..self.packets {
+            self.steps.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Packets that have left.
+    pub(super) fn packets(&self) -> u32 {
+        self.packets
+    }
+
+    /// Counters that were spent.
+    pub(super) fn counters(&self) -> u32 {
+        self.counters
+    }
+}
+
+fn steps(routes: &[Route]) -> VecDeque<SendStep> {
+    use SendStep::{Again, New};
+    let steps = match *routes {
+        [] => vec![],
+        [first] => vec![New(first), Again(0), New(first)],
+        [first, second, ..] if first.target.is_ipv4() == second.target.is_ipv4() => {
+            vec![New(first), Again(0), New(second)]
+        }
+        [first, second, ..] => vec![New(first), New(second), Again(0), Again(1)],
+    };
+    steps.into()
+}
+
+/// The routes with the families taking turns, starting with the first's.
+fn alternate_families(routes: &[Route]) -> Vec<Route> {
+    let Some(first) = routes.first() else { return Vec::new() };
+    let (mut same, mut other): (Vec<Route>, Vec<Route>) =
+        routes.iter().partition(|route| route.target.is_ipv4() == first.target.is_ipv4());
+    same.reverse();
+    other.reverse();
+    let mut ordered = Vec::with_capacity(routes.len());
+    while !same.is_empty() || !other.is_empty() {
+        ordered.extend(same.pop());
+        ordered.extend(other.pop());
+    }
+    ordered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+    use std::net::SocketAddr;
+
+    fn route(text: &str) -> Route {
+        let target: SocketAddr = text.parse().unwrap();
+        Route { source: target.ip(), target }
+    }
+
+    fn not_sent() -> KnockError {
+        KnockError::NotSent { counter: 0, address: [0, 0, 0, 0].into(), why: Errno::EPERM }
+    }
+
+    /// Counter and address of all that would leave; what goes along one of `shut` does not.
+    fn all(routes: &[Route], shut: &[Route]) -> (Vec<(u32, String)>, SendOrder<u32>) {
+        let mut order = SendOrder::new(routes);
+        let (mut counter, mut left) = (0, Vec::new());
+        while let Some(next) = order.next() {
+            let sent = match next {
+                Next::New(route) => {
+                    counter += 1;
+                    (!shut.contains(&route)).then_some(counter - 1)
+                }
+                Next::Again(sent) => Some(sent),
+            };
+            match sent {
+                Some(sent) => {
+                    let route = order.sent(sent).unwrap();
+                    left.push((sent, route.target.ip().to_string()));
+                }
+                None if order.not_sent(not_sent()).is_err() => break,
+                None => {}
+            }
+        }
+        assert_eq!(order.counters(), counter);
+        assert_eq!(order.packets(), u32::try_from(left.len()).unwrap());
+        (left, order)
+    }
+
+    fn left(routes: &[&str], shut: &[&str]) -> Vec<(u32, String)> {
+        let routes_of = |texts: &[&str]| texts.iter().map(|text| route(text)).collect::<Vec<_>>();
+        all(&routes_of(routes), &routes_of(shut)).0
+    }
+
+    fn expect(left: &[(u32, String)], expected: &[(u32, &str)]) {
+        let left: Vec<(u32, &str)> = left.iter().map(|(sent, ip)| (*sent, ip.as_str())).collect();
+        assert_eq!(left, expected);
+    }
+
+    #[test]
+    fn one_family_sends_its_knock_again_before_it_spends_a_second_counter() {
+        expect(&left(&["[::1]:1"], &[]), &[(0, "::1"), (0, "::1"), (1, "::1")]);
+        let two = ["1.1.1.1:1", "1.1.1.2:1", "1.1.1.3:1"];
+        expect(&left(&two, &[]), &[(0, "1.1.1.1"), (0, "1.1.1.1"), (1, "1.1.1.2")]);
+    }
+
+    #[test]
+    fn two_families_have_a_counter_each_and_take_turns() {
+        let routes = ["[::1]:1", "[::2]:1", "1.1.1.1:1"];
+        expect(&left(&routes, &[]), &[(0, "::1"), (1, "1.1.1.1"), (0, "::1"), (1, "1.1.1.1")]);
+    }
+
+    #[test]
+    fn a_family_that_a_knock_cannot_leave_by_is_given_up() {
+        let routes = ["[::1]:1", "1.1.1.1:1"];
+        let v4 = |counter| (counter, "1.1.1.1");
+        expect(&left(&routes, &["[::1]:1"]), &[v4(1), v4(1), v4(2)]);
+        expect(&left(&routes, &["1.1.1.1:1"]), &[(0, "::1"), (0, "::1"), (2, "::1")]);
+    }
+
+    #[test]
+    fn where_no_knock_can_leave_a_few_routes_are_tried_once_each() {
+        let routes = ["1.1.1.1:1", "1.1.1.2:1", "1.1.1.3:1", "1.1.1.4:1"].map(route);
+        for (count, tried) in [(1, 1), (2, 2), (4, 3)] {
+            let (left, order) = all(&routes[..count], &routes);
+            assert_eq!((left.len(), order.counters()), (0, tried));
+        }
+    }
+
+    #[test]
+    fn families_alternate() {
+        let [a, b, c, d] = ["[::1]:1", "[::2]:1", "1.1.1.1:1", "1.1.1.2:1"].map(route);
+        assert_eq!(alternate_families(&[a, b, c, d]), [a, c, b, d]);
+        assert_eq!(alternate_families(&[c, a, b]), [c, a, b]);
+        assert_eq!(alternate_families(&[a, b]), [a, b]);
+    }
+}

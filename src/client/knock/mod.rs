@@ -1,0 +1,23 @@
+//! One knock: the profile, its lock, the route, the packet, the raw socket, and the answer.
+//!
+//! ```text
+//! profile_match  a host as somebody writes it        -> which profile is meant
+//! knocker        that profile, the next counter      -> the packet, and out with it
+//! route          the host's name, the routing table  -> where from and where to
+//! packet         the knock's fields                  -> bytes
+//! raw_socket     bytes                               -> the wire
+//! answer_socket  what comes back                     -> an answer to that packet, or none
+//! ```
+
+pub(crate) mod answer;
+pub(crate) mod answer_socket;
+pub(crate) mod capabilities;
+pub(crate) mod dry_run;
+pub(crate) mod error;
+pub(crate) mod knocker;
+pub(crate) mod list;
+pub mod packet;
+pub(crate) mod profile_lock;
+pub mod profile_match;
+pub mod raw_socket;
+pub(crate) mod route;

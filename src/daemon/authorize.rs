@@ -1,0 +1,169 @@
+//! What a SYN to a knock port means: the one function that reads as the story of a knock is [`Authorizer::knock`].
+
+use std::time::Instant;
+
+use super::error::DaemonError;
+use super::expected_knocks::{ExpectedKnocks, Listening};
+use super::helper_handle::{HelperGone, HelperHandle};
+use super::kernel_log_line::packet::NewConnection;
+use super::match_knock::{KnockMatch, KnockMatcher};
+use super::open_grants::{GrantUse, OpenGrant, OpenGrants};
+use super::outcome::Outcome;
+use super::registry::ProfileRegistry;
+use super::rejected_knocks::{Counted, RejectReason, RejectedKnocks, RejectedReport};
+use crate::grant::Grant;
+use crate::privileged::limits::Limits;
+use crate::privileged::message::Reply;
+use crate::syn::LoggedSyn;
+
+/// Turns knocks into grants.
+#[derive(Debug)]
+pub(super) struct Authorizer {
+    pub(super) registry: ProfileRegistry,
+    pub(super) helper: HelperHandle,
+    limits: Limits,
+    /// How many grants one profile may have open at once.
+    max_open_per_profile: usize,
+    /// Whether the kernel tells of connections, so that it is known what becomes of a grant.
+    knows_connections: bool,
+    matcher: KnockMatcher,
+    open: OpenGrants,
+    rejected: RejectedKnocks,
+    /// What the kernel logs for us. None: somebody else's firewall logs.
+    expected: Option<ExpectedKnocks>,
+}
+
+impl Authorizer {
+    /// With nothing open yet.
+    pub(super) fn new(
+        registry: ProfileRegistry,
+        helper: HelperHandle,
+        limits: Limits,
+        max_open_per_profile: usize,
+        knows_connections: bool,
+    ) -> Self {
+        Self {
+            registry,
+            helper,
+            limits,
+            max_open_per_profile,
+            knows_connections,
+            matcher: KnockMatcher::default(),
+            open: OpenGrants::default(),
+            rejected: RejectedKnocks::default(),
+            expected: None,
+        }
+    }
+
+    /// Has the kernel log the knocks, and says what it logs.
+    pub(super) fn listen(&mut self, window: u32) -> Result<Listening, DaemonError> {
+        let (expected, listening) =
+            ExpectedKnocks::listen(&self.registry, &mut self.helper, window)?;
+        self.expected = Some(expected);
+        Ok(listening)
+    }
+
+    /// A SYN to a knock port becomes a grant, or does not; then the kernel learns which knocks may come next.
+    pub(super) fn knock(
+        &mut self,
+        syn: &LoggedSyn<'_>,
+        now: Instant,
+    ) -> Result<Outcome, HelperGone> {
+        let outcome = self.decide(syn, now)?;
+        self.expect_next(syn, &outcome)?;
+        Ok(outcome)
+    }
+
+    /// Every step must succeed before the next one is taken; the counter is durable before anything is asked of the helper.
+    fn decide(&mut self, syn: &LoggedSyn<'_>, now: Instant) -> Result<Outcome, HelperGone> {
+        let Some(profiles) = self.registry.at_mut(syn.destination_port) else {
+            return Ok(Outcome::NoProfile);
+        };
+        let (profile, request, counter) = match self.matcher.find(profiles, syn, now) {
+            KnockMatch::Valid(profile, request, counter) => (profile, request, counter),
+            KnockMatch::FarAhead(profile, ahead) => return Ok(Outcome::FarAhead(profile, ahead)),
+            KnockMatch::Repeated => return Ok(Outcome::Repeated),
+            KnockMatch::Invalid(reason) => return Ok(self.reject(syn, reason, now)),
+        };
+        let name = profile.name.clone();
+        if let Err(error) = profile.accept(counter) {
+            return Ok(Outcome::NotDurable(name, error));
+        }
+        profile.remember(syn);
+        #[cfg(feature = "misbehave")]
+        super::misbehave::misbehave(request, &mut self.helper);
+
+        let grants = match profile.policy.decide(&self.limits, syn, request) {
+            Ok(grants) => grants,
+            Err(denial) => return Ok(Outcome::Denied(name, denial)),
+        };
+        let open = |grant| self.open(&name, grant, now);
+        let mut outcomes = grants.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        // One service is the rule; of two each has an outcome.
+        Ok(if outcomes.len() == 1 { outcomes.remove(0) } else { Outcome::Each(outcomes) })
+    }
+
+    fn reject(&mut self, syn: &LoggedSyn<'_>, reason: RejectReason, now: Instant) -> Outcome {
+        match self.rejected.count(syn, reason, now) {
+            Counted::Report(report) => Outcome::Invalid(Some(report)),
+            Counted::Pending => Outcome::Invalid(None),
+            Counted::Duplicate => Outcome::Repeated,
+        }
+    }
+
+    /// Has the helper open a port, within the profile's quota.
+    fn open(&mut self, profile: &str, grant: Grant, now: Instant) -> Result<Outcome, HelperGone> {
+        let name = profile.to_owned();
+        if !self.open.has_room(profile, &grant, self.max_open_per_profile, now) {
+            return Ok(Outcome::OverQuota(name, grant));
+        }
+        match self.helper.ask_open(&grant)? {
+            Reply::Opened => {
+                self.open.opened(profile, &grant, now);
+                Ok(Outcome::Opened(name, grant))
+            }
+            reply => Ok(Outcome::NotOpened(name, grant, reply)),
+        }
+    }
+
+    fn expect_next(&mut self, syn: &LoggedSyn<'_>, outcome: &Outcome) -> Result<(), HelperGone> {
+        let Some(expected) = &mut self.expected else { return Ok(()) };
+        let Some(profiles) = self.registry.at_mut(syn.destination_port) else { return Ok(()) };
+        expected.advance(profiles, &mut self.helper)?;
+        if !outcome.has_opened() {
+            expected.was_logged_in_vain(syn.fields.seq, &mut self.helper)?;
+        }
+        Ok(())
+    }
+
+    /// A connection through a grant stands. With the last one that was knocked for, the grant is closed.
+    pub(super) fn connected(
+        &mut self,
+        line: NewConnection,
+        now: Instant,
+    ) -> Result<Option<GrantUse>, HelperGone> {
+        let used = self.open.connected(line, now);
+        if let Some(GrantUse { grant, is_last: true, .. }) = &used {
+            self.helper.ask_close(grant)?;
+        }
+        Ok(used)
+    }
+
+    /// The grants that have ended by the kernel's clock, where it is known what became of them.
+    pub(super) fn expired(&mut self, now: Instant) -> Vec<OpenGrant> {
+        let mut expired = self.open.expired(now);
+        expired.retain(|_| self.knows_connections);
+        expired
+    }
+
+    /// The reports about rejected knocks that are due, and their knock ports.
+    pub(super) fn due_reports(&mut self, now: Instant) -> Vec<(u16, RejectedReport)> {
+        self.rejected.due(now)
+    }
+
+    /// When [`Authorizer::due_reports`] or [`Authorizer::expired`] will next have something to say. None: not until
+    /// something happens.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.rejected.next_due().into_iter().chain(self.open.next_expiry()).min()
+    }
+}

@@ -1,0 +1,96 @@
+//! The sequence numbers that the kernel logs: those of every knock that may come. Kept here as the kernel has them, so
+//! that a number that two knocks share stays until neither is expected any more.
+
+use std::collections::HashMap;
+
+/// A number that is logged so often without opening anything is a nuisance, and is logged no more.
+const TOO_OFTEN: u8 = 8;
+/// How many numbers are watched for that.
+const WATCHED: usize = 1024;
+
+/// The numbers in the kernel's set.
+#[derive(Debug, Default)]
+pub(super) struct ExpectedSequences {
+    /// Sorted; a number stands here once for each knock that has it.
+    numbers: Vec<u32>,
+    /// How often a number was logged and opened nothing.
+    logged: HashMap<u32, u8>,
+}
+
+impl ExpectedSequences {
+    /// All at once, at the start: in any order, and some of them twice.
+    pub(super) fn new(mut numbers: Vec<u32>) -> Self {
+        numbers.sort_unstable();
+        Self { numbers, logged: HashMap::new() }
+    }
+
+    /// Each number once, for the kernel.
+    pub(super) fn all(&self) -> Vec<u32> {
+        let mut all = self.numbers.clone();
+        all.dedup();
+        all
+    }
+
+    /// Expects more. Those that were not expected yet, for the kernel.
+    pub(super) fn add(&mut self, numbers: Vec<u32>) -> Vec<u32> {
+        numbers
+            .into_iter()
+            .filter(|number| {
+                let found = self.numbers.binary_search(number);
+                let (Ok(place) | Err(place)) = found;
+                self.numbers.insert(place, *number);
+                found.is_err()
+            })
+            .collect()
+    }
+
+    /// Expects these no more. Those that nothing else has, for the kernel.
+    pub(super) fn remove(&mut self, numbers: Vec<u32>) -> Vec<u32> {
+        numbers
+            .into_iter()
+            .filter(|number| {
+                let Ok(place) = self.numbers.binary_search(number) else { return false };
+                self.numbers.remove(place);
+                self.numbers.binary_search(number).is_err()
+            })
+            .collect()
+    }
+
+    /// A SYN with this number was logged and opened nothing. Whether it is to be logged no more.
+    pub(super) fn was_logged(&mut self, number: u32) -> bool {
+        if self.logged.len() >= WATCHED && !self.logged.contains_key(&number) {
+            self.logged.clear();
+        }
+        let times = self.logged.entry(number).or_default();
+        *times = times.saturating_add(1);
+        *times == TOO_OFTEN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_two_knocks_share_stays_until_both_are_gone() {
+        let mut expected = ExpectedSequences::new(vec![7, 3, 5, 7]);
+        assert_eq!(expected.all(), [3, 5, 7]);
+        assert_eq!(expected.remove(vec![7]), Vec::<u32>::new());
+        assert_eq!(expected.remove(vec![7, 3]), [7, 3]);
+        assert_eq!(expected.add(vec![5, 9, 9]), [9]);
+        assert_eq!(expected.remove(vec![9, 5]), Vec::<u32>::new());
+        assert_eq!(expected.remove(vec![9, 5, 9]), [9, 5]);
+        assert!(expected.all().is_empty());
+    }
+
+    #[test]
+    fn what_is_logged_again_and_again_is_logged_no_more() {
+        let mut expected = ExpectedSequences::default();
+        let dropped: Vec<_> = (1..=20).filter(|_| expected.was_logged(7)).collect();
+        assert_eq!(dropped, [8]);
+        for number in 0..100_000 {
+            expected.was_logged(number);
+        }
+        assert!(expected.logged.len() <= WATCHED);
+    }
+}

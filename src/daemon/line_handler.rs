@@ -1,0 +1,81 @@
+//! From a line of the log that is about one of our ports to what is done about it, and said.
+
+use std::time::Instant;
+
+use super::authorize::Authorizer;
+use super::helper_handle::HelperGone;
+use super::kernel_log_line::Framing;
+use super::kernel_log_line::not_a_syn::NotASyn;
+use super::log_event::{LogEvent, LogPrefixes};
+use super::outcome::OutcomeMessage;
+use super::say;
+use super::unreadable_lines::{UnreadableLines, Verdict};
+use crate::syn::LoggedSyn;
+
+/// Takes lines, one after the other.
+pub(super) struct LineHandler {
+    pub(super) authorizer: Authorizer,
+    prefixes: LogPrefixes,
+    unreadable: UnreadableLines,
+    verbose: bool,
+}
+
+impl LineHandler {
+    pub(super) fn new(authorizer: Authorizer, prefixes: LogPrefixes, verbose: bool) -> Self {
+        Self { authorizer, prefixes, unreadable: UnreadableLines::default(), verbose }
+    }
+
+    /// Acts on one line, without its newline.
+    pub(super) fn handle(&mut self, line: &[u8], framing: Framing) -> Result<(), HelperGone> {
+        let event = match self.prefixes.read(line.trim_ascii_end(), framing) {
+            Ok(event) => event,
+            Err(why) => {
+                self.say_unreadable(why);
+                return Ok(());
+            }
+        };
+        self.unreadable.understood();
+        match event {
+            LogEvent::Syn(syn) => self.knock(&syn),
+            LogEvent::NewConnection(line) => {
+                let used = self.authorizer.connected(line, Instant::now())?;
+                used.into_iter().for_each(say::event);
+                Ok(())
+            }
+        }
+    }
+
+    fn knock(&mut self, syn: &LoggedSyn<'_>) -> Result<(), HelperGone> {
+        let outcome = self.authorizer.knock(syn, Instant::now())?;
+        // What strangers cause at any rate costs not even the wording.
+        if self.verbose || !outcome.is_detail() {
+            let profiles = &self.authorizer.registry.names_at(syn.destination_port);
+            say::event(OutcomeMessage { outcome: &outcome, source: syn.source, profiles });
+        }
+        Ok(())
+    }
+
+    fn say_unreadable(&mut self, why: NotASyn) {
+        // With our own lines, those of other firewalls may be as they like.
+        let is_others = matches!(why, NotASyn::OtherPrefix | NotASyn::NoSequence);
+        let verdict = if is_others && self.prefixes.own_is_enough {
+            Verdict::Detail(why)
+        } else {
+            self.unreadable.judge(why)
+        };
+        match verdict {
+            Verdict::Detail(_) => say::detail(self.verbose, verdict),
+            verdict => say::event(verdict),
+        }
+    }
+
+    /// Says what is due, whether or not there was a line.
+    pub(super) fn say_due(&mut self) {
+        let now = Instant::now();
+        for (port, report) in self.authorizer.due_reports(now) {
+            let profiles = self.authorizer.registry.names_at(port);
+            say::event(format_args!("profile {profiles}: {report}"));
+        }
+        self.authorizer.expired(now).into_iter().for_each(say::event);
+    }
+}

@@ -1,0 +1,42 @@
+//! The lock on a config directory: one daemon uses it, and says in it which one.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::libc::{O_CREAT, O_NOFOLLOW};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::getpid;
+
+use super::error::DaemonError;
+
+/// In the config directory.
+const FILE_NAME: &str = "lock";
+
+/// Two daemons on one config directory would hand out the same counters. The lock is a file that only root can open:
+/// whoever can open a file, or the directory itself, can lock it, and would keep the daemon from starting. It is held for
+/// as long as the daemon runs, so nothing can be written through it.
+pub(super) fn lock(dir: &Path) -> Result<File, DaemonError> {
+    let mut how = File::options();
+    // The standard library's `create` asks for a descriptor that can be written.
+    how.read(true).mode(0o600).custom_flags(O_CREAT | O_NOFOLLOW);
+    let failed = |why| DaemonError::ConfigDir(dir.to_owned(), why);
+    let lock = how.open(dir.join(FILE_NAME)).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => Err(DaemonError::Locked(dir.to_owned())),
+        Err(std::fs::TryLockError::Error(why)) => Err(failed(why)),
+    }
+}
+
+/// Says in the lock who holds it, and which table that process has: minimal-firewall.sh reads it, to have our copy of the
+/// guard dropped.
+pub(super) fn sign(dir: &Path, table: &str) -> io::Result<()> {
+    // Whoever reads there which process to send it to must not end us with it before we listen.
+    SigSet::from(Signal::SIGUSR1).thread_block()?;
+    let mut how = File::options();
+    how.write(true).truncate(true).custom_flags(O_NOFOLLOW);
+    let mut lock = how.open(dir.join(FILE_NAME))?;
+    writeln!(lock, "{} {table}", getpid())
+}

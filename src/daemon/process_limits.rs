@@ -1,0 +1,38 @@
+//! What the kernel lets this process and its helper have: open files, and how much they may write.
+
+use std::io;
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::{SFlag, fstat};
+
+use super::error::DaemonError;
+
+/// How long a file may become by a write of the daemon or its helper: counters have some ten bytes, pipes have no length.
+const MAX_FILE_LEN: u64 = 64 * 1024;
+
+/// How much may be added where stderr is a file.
+const MAX_EVENTS_LEN: u64 = 1 << 30;
+
+/// Each profile keeps its counter open.
+pub(super) fn raise_file_limit() -> Result<(), DaemonError> {
+    getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))
+        .map_err(|why| DaemonError::System("cannot raise the limit of open files", why.into()))
+}
+
+/// Whoever takes the daemon or its helper over fills no disk. A write past the cap is an error, since the signal that
+/// would come with it is blocked.
+pub(super) fn cap_writing() -> Result<(), DaemonError> {
+    let cap = |stderr| {
+        SigSet::from(Signal::SIGXFSZ).thread_block()?;
+        let stderr = fstat(stderr)?;
+        let is_file = stderr.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
+        let length = u64::try_from(stderr.st_size).map_err(|_| Errno::EOVERFLOW)?;
+        let cap = if is_file { length.saturating_add(MAX_EVENTS_LEN) } else { MAX_FILE_LEN };
+        let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE)?;
+        setrlimit(Resource::RLIMIT_FSIZE, cap.min(hard), cap.min(hard))
+    };
+    cap(io::stderr()).map_err(|why| DaemonError::System("cannot limit what is written", why.into()))
+}

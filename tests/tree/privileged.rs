@@ -1,0 +1,323 @@
+//! Which functions run with a privilege.
+
+/// The functions that the helper's loop reaches once a stranger's bytes may have reached whoever asks it, and those of
+/// the same files that it does not: they run before, at the other end of the pipe, or only to word a complaint.
+pub(crate) struct Privileged {
+    pub(crate) file: &'static str,
+    pub(crate) reached: &'static [&'static str],
+    pub(crate) not_reached: &'static [&'static str],
+}
+
+pub(crate) const PRIVILEGED: &[Privileged] = &[
+    Privileged {
+        file: "src/privileged/helper.rs",
+        reached: &[
+            "answer_requests",
+            "answer_open",
+            "answer_close",
+            "answer_rules",
+            "answer",
+            "next_message",
+            "LoopEnd::from",
+        ],
+        not_reached: &[],
+    },
+    Privileged {
+        file: "src/privileged/message.rs",
+        // `Message::decode` encodes again, to see that nothing is left over.
+        reached: &[
+            "Message::encode",
+            "Message::decode",
+            "Grant::encode",
+            "Grant::decode",
+            "Reply::encode",
+            "in_16",
+            "address_in",
+            "numbers_into",
+            "numbers_in",
+        ],
+        not_reached: &["Reply::decode"],
+    },
+    Privileged {
+        file: "src/privileged/limits.rs",
+        reached: &["Limits::check", "is_one_host"],
+        not_reached: &[],
+    },
+    Privileged {
+        file: "src/grant.rs",
+        reached: &["Grant::is_for_the_same", "Service::contains"],
+        not_reached: &[
+            "Service::tcp",
+            "Service::is_in",
+            "Service::overlaps",
+            "Service::from_str",
+            "port",
+            "Protocol::fmt",
+            "Service::fmt",
+            "listed",
+        ],
+    },
+    Privileged {
+        file: "src/privileged/grants.rs",
+        reached: &[
+            "Grants::new",
+            "Grants::with_room",
+            "Grants::room_for",
+            "Grants::record",
+            "Grants::forget",
+            "source_of",
+        ],
+        not_reached: &[],
+    },
+    Privileged {
+        file: "src/privileged/firewall/mod.rs",
+        reached: &[
+            "Firewall::open",
+            "Firewall::close",
+            "Firewall::close_all",
+            "Firewall::table",
+            "Firewall::is_ours",
+        ],
+        not_reached: &[
+            "Firewall::create",
+            "Firewall::guard",
+            "Firewall::has_table",
+            "Firewall::conntrack_helpers",
+            "Firewall::sockets",
+            "Firewall::replace_sockets",
+            "FirewallError::from",
+        ],
+    },
+    Privileged {
+        file: "src/privileged/firewall/conntrack.rs",
+        reached: &[
+            "Expectations::open",
+            "Expectations::close",
+            "Expectations::close_all",
+            "Expectations::make",
+            "Expectations::renew",
+            "Expectations::revoke",
+            "Expectations::helper",
+            "Expectations::master",
+            "Master::tuple",
+            "Master::attributes",
+            "Grant::tuple",
+            "expectation",
+            "tuple",
+            "tell",
+            "command",
+        ],
+        not_reached: &[
+            "Expectations::new",
+            "Expectations::helpers",
+            "Expectations::find",
+            "Expectations::try_out",
+        ],
+    },
+    Privileged {
+        file: "src/privileged/firewall/route.rs",
+        reached: &["RouteSocket::is_local", "route_request", "is_local_route"],
+        not_reached: &["RouteSocket::open", "RouteSocket::replace_socket", "RouteSocket::as_fd"],
+    },
+    Privileged {
+        file: "src/privileged/firewall/attribute.rs",
+        reached: &["bytes", "number", "long_number", "text", "nested", "list"],
+        not_reached: &[],
+    },
+    Privileged {
+        file: "src/privileged/firewall/nftables.rs",
+        reached: &[
+            "Table::open",
+            "Table::close",
+            "Table::expect",
+            "Table::forget",
+            "Table::change_numbers",
+            "Table::log_ports",
+            "Table::unguard",
+            "Table::element",
+            "unless_gone",
+        ],
+        not_reached: &["Table::create", "Table::guard", "explain", "at_message"],
+    },
+    Privileged {
+        file: "src/privileged/firewall/object.rs",
+        reached: &["key", "timeout", "condition", "elements", "command", "delete_chain"],
+        not_reached: &[
+            "new_set",
+            "new_dynamic_set",
+            "set_timeout",
+            "set_note",
+            "new_table",
+            "delete_table",
+            "new_chain",
+            "new_target",
+            "new_rule",
+        ],
+    },
+    Privileged {
+        file: "src/privileged/firewall/guard.rs",
+        reached: &["delete"],
+        not_reached: &["Guard::fits", "create", "to_service", "closed", "from_network", "through"],
+    },
+    Privileged {
+        file: "src/privileged/firewall/netlink.rs",
+        reached: &[
+            "BatchError::from",
+            "Command::new",
+            "Command::control",
+            "Netlink::transact",
+            "Netlink::tell",
+            "Netlink::exchange",
+            "Netlink::push",
+            "Netlink::answers",
+            "read_answers",
+            "Acknowledged::none_of",
+            "Acknowledged::count",
+            "Acknowledged::whole",
+        ],
+        not_reached: &[
+            "Netlink::open",
+            "Netlink::replace_socket",
+            "Netlink::list_tables",
+            "Netlink::as_fd",
+        ],
+    },
+    Privileged {
+        file: "src/privileged/firewall/expression.rs",
+        reached: &["limit_to_one", "limit", "expression"],
+        not_reached: &[
+            "payload_load",
+            "destination_port",
+            "tcp_flags",
+            "meta_load",
+            "meta_set",
+            "ct_load",
+            "ct_set",
+            "bitwise",
+            "cmp",
+            "lookup",
+            "daddr_type",
+            "update",
+            "log",
+            "immediate",
+            "accept",
+            "goto",
+            "reject_with_reset",
+            "reject_as_unreachable",
+            "is_of_protocol",
+            "is_syn",
+            "verdict",
+            "data",
+            "numbers",
+        ],
+    },
+];
+
+/// Which functions of a file run as root at the start.
+pub(crate) enum AtStart {
+    /// All but these, which run later or for `--check` alone, or word a complaint.
+    AllBut(&'static [&'static str]),
+    /// These alone. The others run later.
+    Only(&'static [&'static str]),
+}
+
+/// What runs as root before the daemon and its helper have dropped that, with the nftables back end, beside what the
+/// helper's loop reaches too and what is counted above. None of it has read a byte of a stranger's, and none of it looks
+/// into a profile or a log.
+pub(crate) const START: &[(&str, AtStart)] = &[
+    ("src/bin/knock-daemon.rs", AtStart::AllBut(&[])),
+    ("src/lib.rs", AtStart::AllBut(&[])),
+    ("src/daemon/mod.rs", AtStart::AllBut(&[])),
+    ("src/daemon/start.rs", AtStart::AllBut(&["root", "watch", "say_listening"])),
+    ("src/daemon/settings.rs", AtStart::AllBut(&[])),
+    ("src/daemon/user.rs", AtStart::AllBut(&[])),
+    ("src/daemon/lock.rs", AtStart::AllBut(&[])),
+    ("src/daemon/process_limits.rs", AtStart::AllBut(&[])),
+    ("src/daemon/signals.rs", AtStart::AllBut(&[])),
+    ("src/daemon/own_firewall.rs", AtStart::AllBut(&["try_to_create"])),
+    ("src/daemon/load_profiles.rs", AtStart::Only(&["read_files", "say_left_out"])),
+    ("src/daemon/guard.rs", AtStart::AllBut(&[])),
+    (
+        "src/daemon/confirmed_guard.rs",
+        AtStart::AllBut(&["ConfirmedGuard::closes", "ConfirmedGuard::text"]),
+    ),
+    ("src/daemon/config.rs", AtStart::AllBut(&[])),
+    ("src/daemon/say.rs", AtStart::Only(&["event", "line"])),
+    (
+        "src/daemon/log_source/mod.rs",
+        AtStart::Only(&["LogChoice::from_str", "OpenedLog::open", "is_written", "booted"]),
+    ),
+    (
+        "src/daemon/log_source/file.rs",
+        AtStart::Only(&[
+            "OpenedFile::open",
+            "OpenedFile::path",
+            "OpenedFile::leads_to",
+            "OpenedFile::group",
+            "group_that_opens",
+        ]),
+    ),
+    ("src/daemon/log_source/open.rs", AtStart::AllBut(&[])),
+    ("src/daemon/log_source/resolved_path.rs", AtStart::AllBut(&[])),
+    (
+        "src/daemon/log_source/tail.rs",
+        AtStart::Only(&["Tail::from_beginning", "Tail::from_end", "Tail::move_to", "offset"]),
+    ),
+    ("src/daemon/log_source/kmsg.rs", AtStart::Only(&["KmsgLog::open"])),
+    ("src/profile/mod.rs", AtStart::Only(&["names"])),
+    ("src/profile/checked_file.rs", AtStart::AllBut(&[])),
+    ("src/profile/files.rs", AtStart::Only(&["ProfileFiles::read_of_root", "ProfileFiles::read"])),
+    ("src/grant.rs", AtStart::Only(&["Service::from_str", "port"])),
+    ("src/profile/ini.rs", AtStart::AllBut(&[])),
+    ("src/profile/preprocess.rs", AtStart::AllBut(&[])),
+    ("src/profile/roots.rs", AtStart::AllBut(&[])),
+    ("src/counter.rs", AtStart::Only(&["Counter::open", "Counter::metadata"])),
+    ("src/privileged/spawn.rs", AtStart::AllBut(&["serve", "report"])),
+    (
+        "src/daemon/helper_handle.rs",
+        AtStart::Only(&["HelperHandle::when_ready", "HelperGone::from"]),
+    ),
+    ("src/privileged/drop_privileges.rs", AtStart::AllBut(&[])),
+    ("src/privileged/seccomp.rs", AtStart::AllBut(&[])),
+    ("src/privileged/firewall/nftables.rs", AtStart::Only(&["Table::create", "Table::guard"])),
+    (
+        "src/privileged/firewall/netlink.rs",
+        AtStart::Only(&["Netlink::open", "Netlink::replace_socket", "Netlink::as_fd"]),
+    ),
+    ("src/privileged/firewall/ruleset.rs", AtStart::AllBut(&[])),
+    ("src/privileged/firewall/guard.rs", AtStart::AllBut(&["delete"])),
+    (
+        "src/privileged/firewall/mod.rs",
+        AtStart::Only(&[
+            "Firewall::create",
+            "Firewall::guard",
+            "Firewall::has_table",
+            "Firewall::conntrack_helpers",
+            "Firewall::sockets",
+            "Firewall::replace_sockets",
+            "FirewallError::from",
+        ]),
+    ),
+    (
+        "src/privileged/firewall/conntrack.rs",
+        AtStart::Only(&[
+            "Expectations::new",
+            "Expectations::helpers",
+            "Expectations::find",
+            "Expectations::try_out",
+        ]),
+    ),
+    (
+        "src/privileged/firewall/route.rs",
+        AtStart::Only(&["RouteSocket::open", "RouteSocket::replace_socket", "RouteSocket::as_fd"]),
+    ),
+    ("src/privileged/firewall/log_rules.rs", AtStart::AllBut(&[])),
+    (
+        "src/privileged/firewall/object.rs",
+        AtStart::AllBut(&["key", "timeout", "condition", "elements", "command", "delete_chain"]),
+    ),
+    (
+        "src/privileged/firewall/expression.rs",
+        AtStart::AllBut(&["limit_to_one", "limit", "expression"]),
+    ),
+];
