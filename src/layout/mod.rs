@@ -4,6 +4,7 @@
 
 pub mod classic;
 pub mod receiver;
+pub mod stealth;
 
 /// What a knock asks for: a 16-bit number. Without server policy for it, *n* means "TCP port *n*";
 /// 0 means "the profile's default".

@@ -33,7 +33,7 @@ const RULES: &[Rule] = &[
     Rule {
         module: "layout",
         modules: &["syn"],
-        crates: &["aes", "ctr", "ctutils", "hmac", "sha1", "zeroize"],
+        crates: &["aes", "ctr", "ctutils", "hkdf", "hmac", "sha1", "sha2", "zeroize"],
         never: &["std::fs", "std::process", "std::time", NETWORK],
         because: "layouts are pure, so that they can be checked against vectors and fuzzed",
     },
