@@ -176,6 +176,12 @@ mod tests {
     }
 
     #[test]
+    fn a_list_has_its_services_in_order() {
+        assert_eq!(listed(&["udp/53", "tcp/80-90"].map(service), ", "), "udp/53, tcp/80-90");
+        assert_eq!(listed(&[], ", "), "");
+    }
+
+    #[test]
     fn a_range_is_in_a_list_where_each_of_its_ports_is() {
         let list = ["tcp/22", "tcp/80-90", "tcp/91-100", "udp/53"].map(service);
         for inside in ["tcp/22", "tcp/80-100", "tcp/90-91", "udp/53"] {
