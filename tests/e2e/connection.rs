@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::net::Host;
+use crate::process::{SOON, wait_until};
 
 /// What came of trying to connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +45,24 @@ impl Host {
         self.connect(to, port, time).map_or_else(|failed| failed, |_stream| Reach::Connected)
     }
 
+    /// Makes a socket of this host with a port of its own. A port that a test has just let go can be in use for a moment:
+    /// a process that another test starts holds a copy of each socket until it runs its program.
+    pub(crate) fn bind<T: Send>(&self, bind: impl Fn() -> std::io::Result<T> + Sync) -> T {
+        let mut bound = None;
+        wait_until(SOON, "the port", || {
+            bound = match self.inside(&bind) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse => None,
+                made => Some(made.unwrap()),
+            };
+            bound.is_some()
+        });
+        bound.unwrap()
+    }
+
     /// Listens on a port, both families, and sends back whatever comes.
     pub(crate) fn echo(&self, port: u16) -> Echo {
         let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-        let listener = Arc::new(self.inside(|| TcpListener::bind(any)).unwrap());
+        let listener = Arc::new(self.bind(|| TcpListener::bind(any)));
         let accepted = Arc::new(AtomicUsize::new(0));
         let (socket, count) = (Arc::clone(&listener), Arc::clone(&accepted));
         thread::spawn(move || {

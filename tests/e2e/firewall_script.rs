@@ -187,7 +187,7 @@ fn udp_is_answered_by_an_icmp_error_unless_allowed() {
         for family in FAMILIES {
             let bind = |host: &Host, port| {
                 let address = SocketAddr::new(host.address(family), port);
-                let socket = host.inside(|| UdpSocket::bind(address).unwrap());
+                let socket = host.bind(|| UdpSocket::bind(address));
                 socket.set_read_timeout(Some(SOON)).unwrap();
                 socket
             };

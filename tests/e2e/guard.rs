@@ -87,7 +87,7 @@ pub(crate) fn udp(host: &Host, family: Family, port: u16) -> UdpSocket {
         Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
         Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = host.inside(|| UdpSocket::bind(SocketAddr::new(address, port)).unwrap());
+    let socket = host.bind(|| UdpSocket::bind(SocketAddr::new(address, port)));
     socket.set_read_timeout(Some(SOON)).unwrap();
     socket
 }
@@ -622,7 +622,7 @@ fn a_dead_connection_s_ports_let_no_other_in() {
 fn a_dead_connection_s_ports_let_no_other_in_by(holder: Holder) {
     let net = Net::lan();
     let to = server(&net, Family::V4, PORT);
-    let listener = net.server.inside(|| TcpListener::bind(to).unwrap());
+    let listener = net.server.bind(|| TcpListener::bind(to));
     let _held = holder.guard(&net, &[]);
     net.server.grant(1, net.client.ipv4.into(), "tcp", to, Admits::One);
     let mut client = net.client.connect(to.ip(), PORT, SOON).unwrap();

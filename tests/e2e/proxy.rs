@@ -351,7 +351,7 @@ fn sigterm_ends_listening_at_once_and_running_connections_after_they_are_done() 
 fn a_connection_that_breaks_does_not_look_like_one_that_ended() {
     let proxied = Proxied::start(&[]);
     let other = &proxied.site.net.other;
-    let listener = other.inside(|| std::net::TcpListener::bind((other.ipv4, PORT))).unwrap();
+    let listener = other.bind(|| std::net::TcpListener::bind((other.ipv4, PORT)));
     let (mut stream, reply) = proxied.socks5(1, &to_address(other.ipv4, PORT));
     assert_eq!(reply, [5, 0]);
     let (server, _) = listener.accept().unwrap();

@@ -33,7 +33,7 @@ impl UdpEcho {
         let ended = Arc::new(AtomicBool::new(false));
         let threads = FAMILIES.map(|family| {
             let address = SocketAddr::new(host.address(family), port);
-            let socket = host.inside(|| UdpSocket::bind(address).unwrap());
+            let socket = host.bind(|| UdpSocket::bind(address));
             socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
             let ended = Arc::clone(&ended);
             thread::spawn(move || {
