@@ -114,16 +114,3 @@ fn every_boundary_has_its_fuzz_target_and_no_target_is_without_properties() {
     assert_eq!(names("fuzz_targets"), boundaries);
     assert_eq!(names("corpus"), boundaries);
 }
-
-/// Not a test: what libFuzzer starts from (`scripts/fuzz.sh`).
-#[test]
-#[ignore = "writes the seeds to fuzz/seeds"]
-fn write_seeds() {
-    for (name, _) in ALL {
-        let dir = fuzz_dir().join("seeds").join(name);
-        fs::create_dir_all(&dir).unwrap();
-        for (number, seed) in seeds::of(name).iter().enumerate() {
-            fs::write(dir.join(format!("{number:03}")), seed).unwrap();
-        }
-    }
-}
