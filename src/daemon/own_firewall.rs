@@ -13,6 +13,10 @@ use crate::privileged::firewall::{BackEnd, Firewall, FirewallError};
 const MAX_KNOCK_PORT_LINES: u32 = 200;
 const MAX_KNOCK_PORT_BURST: u32 = 200;
 
+/// What it means that the kernel has no `nf_tables`.
+pub(super) const NO_TABLE: &str = "this kernel has no nf_tables: the daemon sees a knock only if another firewall logs it, \
+     and the grant ends with the first SYN, whoever sends it";
+
 /// What the firewall of this host can do for us, and the config lets it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FirewallFeatures {
@@ -56,10 +60,7 @@ pub(super) fn try_to_create(settings: &Settings) -> Result<Firewall, DaemonError
 pub(super) fn features(settings: &Settings, firewall: &Firewall) -> FirewallFeatures {
     let has_table = firewall.has_table();
     if !has_table {
-        say::event(
-            "this kernel has no nf_tables: a knock is heard only if another firewall logs it, and opens for one SYN, whoever \
-             sends it",
-        );
+        say::event(NO_TABLE);
     }
     FirewallFeatures {
         logs_knocks: has_table && settings.config.log_rule == LogRule::Own,
