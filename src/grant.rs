@@ -58,7 +58,7 @@ pub struct Service {
 /// A text that names no service.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "{0:?} is not a service; write protocol/port or protocol/first-last, like tcp/22 or tcp/8000-8010"
+    "{0:?} is not a service\nfix: write protocol/port or protocol/first-last, like tcp/22 or tcp/8000-8010"
 )]
 pub struct NotAService(String);
 

@@ -135,12 +135,12 @@ impl FromStr for FirewallKind {
             "conntrack" => Ok(Self::Conntrack),
             "nftables" => Ok(Self::Nftables),
             "iptables" => Err(
-                "the back end iptables is gone; remove the line: conntrack, the default, opens \
+                "the back end iptables is gone\nfix: remove the line: conntrack, the default, opens \
                  ports in any firewall that accepts ESTABLISHED,RELATED, made by iptables or not"
                     .into(),
             ),
             _ => Err(format!(
-                "there is no back end {text:?}; firewall may be auto, conntrack or nftables"
+                "there is no back end {text:?}\nfix: use auto, conntrack or nftables"
             )),
         }
     }
@@ -206,11 +206,11 @@ fn firewall(ini: &mut Ini) -> Result<Option<FirewallKind>, String> {
     name.map(|name| name.parse().map_err(|why: String| ini.wrong("firewall", &why))).transpose()
 }
 
-/// What `allow` names: something, or nobody could be let in.
+/// What `allow` names, which is at least one service.
 fn services(ini: &mut Ini) -> Result<Option<Vec<Service>>, String> {
     let Some(services) = ini.services("allow")? else { return Ok(None) };
     if services.is_empty() {
-        let why = "it names nothing, so nobody could be let in; name a service, like tcp/22, or remove the line";
+        let why = "it names nothing, so no knock could open a port\nfix: name a service, like tcp/22, or remove the line";
         return Err(ini.wrong("allow", why));
     }
     Ok(Some(services))
