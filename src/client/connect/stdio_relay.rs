@@ -1,7 +1,9 @@
 //! Standard input and output as the two ends of a connection, for ssh's `ProxyCommand`.
 //!
-//! Two threads that block, one a direction: each wakes only for bytes, and neither can hold the other up. Not tokio's,
-//! which cannot wait for a file, and would have to make descriptors non-blocking that others have open too.
+//! Two threads with blocking calls, one for each direction: neither waits for the other. Not tokio, for two reasons:
+//! standard input and output can be regular files, which epoll refuses; and tokio needs descriptors in non-blocking mode,
+//! while `O_NONBLOCK` belongs to the open file, not to the descriptor. Other processes, such as the shell, have the same
+//! file open, and their reads and writes would fail with `EAGAIN`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
