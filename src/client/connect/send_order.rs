@@ -1,4 +1,4 @@
-//! In which order the packets of one connection leave: which is a knock of its own, which is one sent again.
+//! The order in which the packets of one connection are sent: which is a new knock, which is one sent again.
 //!
 //! A packet that was lost can be sent again: a server takes each counter once, so a second copy costs nothing. A knock
 //! of its own costs a counter, and a server looks only so far ahead. So each knock is sent twice before, with one
@@ -29,7 +29,7 @@ enum SendStep {
     Again(usize),
 }
 
-/// What has left, and what is still to leave.
+/// The packets that were sent, and those that are still to be sent.
 #[derive(Debug)]
 pub(super) struct SendOrder<S> {
     routes: Vec<Route>,
@@ -49,7 +49,7 @@ impl<S: Copy> SendOrder<S> {
         Self { routes, steps, sent: Vec::new(), packets: 0, counters: 0, unsent: 0 }
     }
 
-    /// Nothing more is to leave.
+    /// Whether all packets were sent.
     pub(super) fn is_done(&self) -> bool {
         self.steps.is_empty()
     }
@@ -61,7 +61,7 @@ impl<S: Copy> SendOrder<S> {
         }
     }
 
-    /// What was next has left. Gives the route that it went.
+    /// The next packet was sent. Returns its route.
     pub(super) fn sent(&mut self, sent: S) -> Option<Route> {
         let route = match self.steps.pop_front()? {
             SendStep::New(route) => {
@@ -75,7 +75,8 @@ impl<S: Copy> SendOrder<S> {
         Some(route)
     }
 
-    /// What was next could not leave: goes on without that route. Fails where nothing has left and no route remains.
+    /// The next packet could not be sent: continues without that route. Fails if no packet was sent and no route
+    /// remains.
     pub(super) fn not_sent(&mut self, why: KnockError) -> Result<(), KnockError> {
         let Some(SendStep::New(lost)) = self.steps.pop_front() else { return Ok(()) };
         self.unsent += 1;

@@ -1,4 +1,4 @@
-//! `knock-daemon --check`: walks the start without starting anything, and says what it finds.
+//! `knock-daemon --check`: checks all that the daemon needs to start, and reports what it finds.
 //!
 //! ```text
 //! this file   config, user, profiles                      host    what the kernel is set to
@@ -49,7 +49,8 @@ pub(super) fn run(settings: &Settings, trial: Option<RunTrial>) -> Result<(), Da
         Err(error) => found.problem("log", error),
     }
 
-    // Root reads the profiles; whoever looks into them is root no more, but with `--try`, which is root's to the end.
+    // Root reads the profile files. They are parsed after root's privileges are dropped, except with `--try`, which
+    // needs them.
     let files = load_profiles::read_files(settings);
     let allow = settings.config.allow.as_deref();
     if let (Some(trial), Ok((files, _))) = (trial, &files) {
@@ -72,7 +73,7 @@ pub(super) fn run(settings: &Settings, trial: Option<RunTrial>) -> Result<(), Da
                 let warning = say::can_be_silenced(&unlisted);
                 found.say("profiles", format_args!("WARNING: {warning}"));
             }
-            // Those were reported one by one.
+            // Each of these was reported already.
             found.count(left_out);
         }
         Err(error) => found.problem("profiles", error),
@@ -96,7 +97,7 @@ fn config(settings: &Settings) -> String {
     )
 }
 
-/// Says what a knock could open, and whether the guard closes it to everybody else.
+/// Reports what a knock could open, and whether the guard closes it to strangers.
 fn offers(offers: &[Offer], guard: Option<&ConfirmedGuard>, is_tried: bool, found: &Found) {
     for offer in offers {
         found.say(

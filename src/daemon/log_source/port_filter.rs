@@ -1,7 +1,8 @@
 //! The knock ports, and the search of a whole chunk of log for lines about them.
 //!
 //! Owns the decision that a line is not for us, which has to be cheap: a flood of junk lines costs this search and
-//! nothing else. It reads one field of a line and believes nothing; [`crate::daemon::kernel_log_line`] decides what a line is.
+//! nothing else. It reads one field of a line and trusts nothing in it; [`crate::daemon::kernel_log_line`] decides what
+//! a line is.
 
 use memchr::memmem::Finder;
 
@@ -109,7 +110,7 @@ fn without_leading_nuls(line: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
 
-    /// The same by the book: line by line, the first field of each.
+    /// The same the simple way: line by line, the first field of each.
     fn line_by_line<'a>(chunk: &'a str, wanted: &[&str]) -> Vec<&'a [u8]> {
         let first_port_is_wanted = |line: &&str| {
             let Some((_, value)) = line.split_once(" DPT=") else { return false };
