@@ -340,9 +340,11 @@ mod tests {
 
     #[test]
     fn what_decodes_encodes_to_the_same_bytes_and_the_rest_is_refused() {
+        // Behind the fields, every 51st value of a byte, or all where this is set, as scripts/test.sh sets it.
+        let all = std::env::var_os("KNOCKKNOCK_ALL_CASES").is_some();
         for (_, good) in samples() {
             for at in 0..REQUEST_LEN {
-                for value in 0..=u8::MAX {
+                for value in (0..=u8::MAX).step_by(if all || at < 48 { 1 } else { 51 }) {
                     let mut bytes = good;
                     bytes[at] = value;
                     if let Some(message) = Message::decode(&bytes) {

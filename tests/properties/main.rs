@@ -36,11 +36,11 @@ fn check((name, holds): Boundary, input: &[u8]) -> bool {
     })
 }
 
-/// Each input as it is, then mutations: a fifth of them, or all where `KNOCKKNOCK_ALL_CASES` is set, as scripts/test.sh
+/// Each input as it is, then mutations: a tenth of them, or all where `KNOCKKNOCK_ALL_CASES` is set, as scripts/test.sh
 /// sets it. Some have to be taken and some refused: else nothing was checked.
 fn short_run(name: &str, mutations: usize) {
     let all = std::env::var_os("KNOCKKNOCK_ALL_CASES").is_some();
-    let mutations = if all { mutations } else { mutations / 5 };
+    let mutations = if all { mutations } else { mutations / 10 };
     let boundary = *ALL.iter().find(|boundary| boundary.0 == name).unwrap();
     let mut inputs = seeds::of(name);
     inputs.extend(corpus(name));

@@ -170,7 +170,9 @@ mod tests {
         let mut state = 0x2545_f491_4f6c_dd1d_u64;
         let wanted = [(set(&[666]), &["666"][..]), (set(&[6, 22]), &["6", "22"])];
         let mut chunk = String::new();
-        for _ in 0..100_000 {
+        // A fifth of them, or all where this is set, as scripts/test.sh sets it.
+        let all = std::env::var_os("KNOCKKNOCK_ALL_CASES").is_some();
+        for _ in 0..if all { 100_000 } else { 20_000 } {
             chunk.clear();
             for _ in 0..24 {
                 state ^= state << 13;
