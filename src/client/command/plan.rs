@@ -26,7 +26,7 @@ impl KnockPlan {
             "knock: {:?}: sent one SYN to {} port {}, asking for port {} for {} (counter {})",
             self.knocker.profile.name,
             sent.route.target.ip(),
-            sent.packet.knock_port,
+            sent.packet.destination_port,
             self.request.0,
             sent.route.source,
             sent.counter,

@@ -42,10 +42,10 @@ pub(super) fn answer_in(bytes: &[u8], packet: &KnockPacket) -> Option<Answer> {
     };
     let tcp = TcpPacket::new(segment)?;
     let flags = tcp.get_flags();
-    let ours = tcp.get_source() == packet.knock_port
+    let ours = tcp.get_source() == packet.destination_port
         && tcp.get_destination() == packet.source_port
         && flags & TcpFlags::ACK != 0
-        && tcp.get_acknowledgement() == packet.fields.seq.wrapping_add(1);
+        && tcp.get_acknowledgement() == packet.seq.wrapping_add(1);
     if !ours {
         None
     } else if flags & TcpFlags::RST != 0 {
@@ -59,8 +59,8 @@ pub(super) fn answer_in(bytes: &[u8], packet: &KnockPacket) -> Option<Answer> {
 
 /// Whether the beginning of a TCP header that an ICMP error quotes is that of `packet`. It may be no more than 8 bytes.
 pub(super) fn is_quoted(bytes: &[u8], packet: &KnockPacket) -> bool {
-    let ports = [packet.source_port.to_be_bytes(), packet.knock_port.to_be_bytes()].concat();
-    bytes.starts_with(&[ports, packet.fields.seq.to_be_bytes().to_vec()].concat())
+    let ports = [packet.source_port.to_be_bytes(), packet.destination_port.to_be_bytes()].concat();
+    bytes.starts_with(&[ports, packet.seq.to_be_bytes().to_vec()].concat())
 }
 
 #[cfg(test)]
@@ -70,7 +70,7 @@ mod tests {
 
     fn knock(addresses: AddressPair) -> KnockPacket {
         let fields = SynFields { id: 1, seq: u32::MAX, ack: 0x0102_0304, window: 5 };
-        KnockPacket { addresses, source_port: 40_000, knock_port: 666, fields, flow_high: 0 }
+        KnockPacket::classic(addresses, 40_000, 666, fields, 0)
     }
 
     fn v4() -> KnockPacket {

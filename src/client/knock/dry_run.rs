@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 
 use super::error::KnockError;
 use super::knocker::{self, Knocker};
-use super::packet::{AddressPair, KnockPacket, TTL};
+use super::packet::{AddressPair, KnockPacket};
 use super::route::Route;
 use crate::layout::Request;
 use crate::layout::classic::{self, SealError};
@@ -46,7 +46,6 @@ pub(crate) struct DryRun<'a> {
 impl fmt::Display for DryRun<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, request, counter, packet } = self;
-        let fields = &packet.fields;
         writeln!(f, "{host:?}: this would be sent; nothing was, and no counter is spent.")?;
         writeln!(
             f,
@@ -63,25 +62,21 @@ impl fmt::Display for DryRun<'_> {
                 field("IP version", &4, "40 bytes, no options, may be fragmented")?;
                 field("source", &source, "")?;
                 field("destination", &destination, "")?;
-                field("ID", &fields.id, "the knock, bits 0 to 15")?;
+                field("ID", &packet.label, "the knock, bits 0 to 15")?;
             }
             AddressPair::V6(source, destination) => {
                 field("IP version", &6, "60 bytes, no extension headers")?;
                 field("source", &source, "")?;
                 field("destination", &destination, "")?;
-                field(
-                    "flow label",
-                    &packet.flow_label(),
-                    "its low 16 bits: the knock, bits 0 to 15",
-                )?;
+                field("flow label", &packet.label, "its low 16 bits: the knock, bits 0 to 15")?;
             }
         }
-        field("TTL", &TTL, "less one for each router")?;
+        field("TTL", &packet.hop_limit, "less one for each router")?;
         field("source port", &packet.source_port, "random")?;
-        field("port", &packet.knock_port, "the profile's knock port")?;
-        field("SEQ", &fields.seq, "the knock, bits 16 to 47")?;
-        field("ACK", &fields.ack, "the knock, bits 48 to 79")?;
-        field("window", &fields.window, "the knock, bits 80 to 95")?;
+        field("port", &packet.destination_port, "the profile's knock port")?;
+        field("SEQ", &packet.seq, "the knock, bits 16 to 47")?;
+        field("ACK", &packet.ack, "the knock, bits 48 to 79")?;
+        field("window", &packet.window, "the knock, bits 80 to 95")?;
         field("flags", &"SYN", "alone; no TCP options, no data")?;
         writeln!(
             f,
@@ -97,26 +92,26 @@ struct LogLine<'a>(&'a KnockPacket);
 impl fmt::Display for LogLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let packet = self.0;
-        let fields = &packet.fields;
         f.write_str("IN=eth0 OUT= MAC= ")?;
         match packet.addresses {
             AddressPair::V4(source, destination) => write!(
                 f,
-                "SRC={source} DST={destination} LEN=40 TOS=0x00 PREC=0x00 TTL={TTL} ID={} ",
-                fields.id
+                "SRC={source} DST={destination} LEN=40 TOS=0x00 PREC=0x00 TTL={} ID={} ",
+                packet.hop_limit, packet.label
             )?,
             AddressPair::V6(source, destination) => write!(
                 f,
-                "SRC={} DST={} LEN=60 TC=0 HOPLIMIT={TTL} FLOWLBL={} ",
+                "SRC={} DST={} LEN=60 TC=0 HOPLIMIT={} FLOWLBL={} ",
                 uncompressed(source),
                 uncompressed(destination),
-                packet.flow_label()
+                packet.hop_limit,
+                packet.label
             )?,
         }
         write!(
             f,
             "PROTO=TCP SPT={} DPT={} SEQ={} ACK={} WINDOW={} RES=0x00 SYN URGP=0 ",
-            packet.source_port, packet.knock_port, fields.seq, fields.ack, fields.window
+            packet.source_port, packet.destination_port, packet.seq, packet.ack, packet.window
         )
     }
 }
@@ -133,7 +128,7 @@ mod tests {
 
     fn packet(addresses: AddressPair) -> KnockPacket {
         let fields = SynFields { id: 4660, seq: 305_419_896, ack: 2_271_560_481, window: 4321 };
-        KnockPacket { addresses, source_port: 2743, knock_port: 666, fields, flow_high: 1 }
+        KnockPacket::classic(addresses, 2743, 666, fields, 1)
     }
 
     #[test]

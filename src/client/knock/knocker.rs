@@ -167,13 +167,9 @@ pub(crate) fn packet(
     let addresses = AddressPair::new(route.source, route.target.ip()).ok_or(Errno::EAFNOSUPPORT)?;
     let random = getrandom::u64().map_err(|_| Errno::EIO)?;
     let [flow_high, _, high, low, ..] = random.to_be_bytes();
-    Ok(KnockPacket {
-        addresses,
-        source_port: within(&ephemeral_ports(), u16::from_be_bytes([high, low])),
-        knock_port: profile.config.knock_port,
-        fields,
-        flow_high: flow_high & 0xf,
-    })
+    let source_port = within(&ephemeral_ports(), u16::from_be_bytes([high, low]));
+    let knock_port = profile.config.knock_port;
+    Ok(KnockPacket::classic(addresses, source_port, knock_port, fields, flow_high))
 }
 
 /// The profiles of the person who runs this: `~/.knockknock`.

@@ -21,3 +21,4 @@ pub(crate) mod profile_lock;
 pub mod profile_match;
 pub mod raw_socket;
 pub(crate) mod route;
+pub mod syn_options;
