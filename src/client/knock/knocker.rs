@@ -4,11 +4,11 @@
 //! Only then is a counter spent, durably, and the packet sent.
 
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use super::ephemeral_ports::{ephemeral_ports, within};
 use super::error::KnockError;
 use super::packet::{AddressPair, KnockPacket};
 use super::profile_match::{self, Host, KnownProfile, is_plain_name};
@@ -180,23 +180,6 @@ pub(crate) fn default_profiles() -> Result<PathBuf, KnockError> {
     }
 }
 
-/// The ports that this host's own connections come from, so that a knock's is one of them.
-fn ephemeral_ports() -> RangeInclusive<u16> {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
-    text.ok().and_then(|text| parse_range(&text)).unwrap_or(32_768..=60_999)
-}
-
-fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
-    let (first, last) = text.trim().split_once(char::is_whitespace)?;
-    let range = first.parse().ok()?..=last.trim().parse().ok()?;
-    (!range.is_empty() && *range.start() > 0).then_some(range)
-}
-
-/// `random` mapped into `range`, which has no 0.
-fn within(range: &RangeInclusive<u16>, random: u16) -> u16 {
-    range.start() + random % (range.end() - range.start() + 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,18 +255,5 @@ mod tests {
         let failure = knocker.knock(&raw, &route, Request(22)).unwrap_err();
         assert!(matches!(failure, KnockError::NotSent { counter: 5, .. }), "{failure}");
         assert_eq!(knocker.next_counter().unwrap(), 6);
-    }
-
-    #[test]
-    fn source_ports_stay_within_the_host_s_range() {
-        let range = parse_range("32768\t60999\n").unwrap();
-        for range in [range, 1..=u16::MAX] {
-            for random in [0, 1, 28_231, 28_232, 40_000, u16::MAX] {
-                assert!(range.contains(&within(&range, random)));
-            }
-        }
-        assert_eq!(within(&(5..=5), 77), 5);
-        assert_eq!(parse_range("60999 32768"), None);
-        assert_eq!(parse_range("junk"), None);
     }
 }
