@@ -39,6 +39,7 @@ mod guard;
 mod guard_copy;
 mod handshake;
 mod harness;
+mod kernel_syn;
 mod lesser_kernel;
 mod many;
 mod proxy;
