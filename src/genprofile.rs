@@ -67,7 +67,7 @@ Exit status: 0 made, 1 not made (nothing is left behind), 2 wrong usage.";
 pub fn main() -> ExitCode {
     let args = GenprofileArgs::parse();
     let allow = args.services().unwrap_or_else(|wrong| wrong.exit());
-    match create(&args.config_dir, &args.name, args.port, &allow) {
+    match create(&args.config_dir, &args.name, Some(args.port), &allow) {
         Ok((dir, in_config)) => {
             let mut said = made(&args, &dir, &allow, &in_config);
             said.push_str(&next_steps(&args, &dir, &allow));

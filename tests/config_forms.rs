@@ -73,7 +73,7 @@ fn the_forms_of_a_profiles_config_all_say_the_same() {
         let shown = text.escape_ascii();
         let config = profile(text).unwrap_or_else(|error| panic!("{shown}: {error}"));
         assert_eq!(config, profile(b"[main]\nknock_port = 666\n").unwrap(), "{shown}");
-        assert_eq!(config.knock_port, 666, "{shown}");
+        assert_eq!(config.knock_port, Some(666), "{shown}");
     }
 }
 

@@ -33,7 +33,7 @@ impl Knocker {
             ProfileFiles::read(&site.profile("client")).unwrap().parse().unwrap();
         let (client, server) = (site.net.client.ipv4, site.net.server.ipv4);
         Self {
-            keys: profile.keys,
+            keys: profile.keys.classic().unwrap().clone(),
             raw: site.net.client.inside(RawSockets::open).unwrap(),
             addresses: AddressPair::V4(client, server),
             address: client.into(),

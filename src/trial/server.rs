@@ -18,6 +18,7 @@ use super::signals::{Signals, TICK};
 use crate::daemon::trial_plan::{Interrupted, TrialPlan};
 use crate::layout::Request;
 use crate::layout::classic::{Keys, SealError, seal};
+use crate::layout::keys::LayoutKeys;
 use crate::profile::Profile;
 use crate::profile::create::create;
 use crate::syn::SynFields;
@@ -72,11 +73,14 @@ impl Server {
             _ => {}
         }
         let (made, _) =
-            create(&dir.path, PROFILE, knock_port, &[]).map_err(|why| why.to_string())?;
+            create(&dir.path, PROFILE, Some(knock_port), &[]).map_err(|why| why.to_string())?;
         let allow: Vec<_> = ports.iter().map(|port| format!("tcp/{port}")).collect();
         let text = format!("[main]\nknock_port = {knock_port}\nallow = {}\n", allow.join(", "));
         fs::write(made.join("config"), text).map_err(|why| why.to_string())?;
         let (profile, _) = Profile::load(&made).map_err(|why| why.to_string())?;
+        let LayoutKeys::Classic(keys) = profile.keys else {
+            return Err("its profile is not of the classic layout".into());
+        };
 
         let us = std::process::id();
         let mut command = Command::new("/proc/self/exe");
@@ -104,7 +108,7 @@ impl Server {
             reader: Some(reader),
             said: Vec::new(),
             knock_port,
-            keys: profile.keys,
+            keys,
             counter: 0,
             _dir: dir,
         })

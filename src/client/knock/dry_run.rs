@@ -18,8 +18,9 @@ pub(crate) fn next_packet(
     request: Request,
     mut counter: u32,
 ) -> Result<(u32, KnockPacket), KnockError> {
+    let keys = knocker::classic_keys(&knocker.profile)?;
     loop {
-        match classic::seal(&knocker.profile.keys, request, counter) {
+        match classic::seal(keys, request, counter) {
             Ok(fields) => {
                 let packet = knocker::packet(&knocker.profile, route, fields)
                     .map_err(KnockError::RawSocket)?;

@@ -43,6 +43,9 @@ pub(crate) enum KnockError {
     /// Every counter of this profile has been used.
     #[error("{0:?}: every counter has been used")]
     Spent(String),
+    /// Its layout cannot be knocked with.
+    #[error("{0:?}: this program does not knock with the stealth layout yet")]
+    Layout(String),
     /// Nobody said which port to ask for. With the profile's config.
     #[error("{0:?}: no port")]
     NoPort(String, PathBuf),
@@ -90,7 +93,7 @@ impl KnockError {
             Self::NoHome => "use --profiles DIR".to_owned(),
             Self::NoProfile { host, there_are, .. } => profile_hint(host, there_are),
             Self::Profiles(error) => error.hint(),
-            Self::Profile(_) => return None,
+            Self::Profile(_) | Self::Layout(_) => return None,
             Self::Counter(_) | Self::RawSocket(_) | Self::Capabilities(_) => {
                 "nothing was sent".to_owned()
             }

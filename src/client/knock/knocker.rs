@@ -96,7 +96,12 @@ impl Knocker {
     /// The addresses of the host.
     pub(crate) fn resolve(&self) -> Result<Vec<SocketAddr>, KnockError> {
         let name = self.address();
-        route::resolve(name, self.profile.config.knock_port).map_err(|why| self.unresolved(why))
+        route::resolve(name, self.port_to_resolve()).map_err(|why| self.unresolved(why))
+    }
+
+    /// The port of the addresses that the resolver gives, where nobody reads it.
+    pub(crate) fn port_to_resolve(&self) -> u16 {
+        self.profile.config.knock_port.unwrap_or_default()
     }
 
     /// What it means that the resolver has no address.
@@ -130,7 +135,7 @@ impl Knocker {
         route: &Route,
         request: Request,
     ) -> Result<Sent, KnockError> {
-        let keys = &self.profile.keys;
+        let keys = classic_keys(&self.profile)?;
         loop {
             let sent = self.counter.spend(|counter| match classic::seal(keys, request, counter) {
                 Ok(fields) => Some(self.send(raw, route, counter, fields)),
@@ -158,6 +163,11 @@ impl Knocker {
     }
 }
 
+/// The keys of a profile with the classic layout, the only one that this program knocks with yet.
+pub(crate) fn classic_keys(profile: &Profile) -> Result<&classic::Keys, KnockError> {
+    profile.keys.classic().ok_or_else(|| KnockError::Layout(profile.name.clone()))
+}
+
 /// The packet that carries `fields` along `route`.
 pub(crate) fn packet(
     profile: &Profile,
@@ -168,7 +178,7 @@ pub(crate) fn packet(
     let random = getrandom::u64().map_err(|_| Errno::EIO)?;
     let [flow_high, _, high, low, ..] = random.to_be_bytes();
     let source_port = within(&ephemeral_ports(), u16::from_be_bytes([high, low]));
-    let knock_port = profile.config.knock_port;
+    let knock_port = profile.config.knock_port.unwrap_or_default();
     Ok(KnockPacket::classic(addresses, source_port, knock_port, fields, flow_high))
 }
 

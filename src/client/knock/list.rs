@@ -6,7 +6,6 @@ use std::path::Path;
 use super::error::KnockError;
 use super::knocker::Knocker;
 use super::profile_match::listed_names;
-use crate::profile::config::Layout;
 
 /// The profiles in `profiles`, a line each, after a line that names the columns. A profile that cannot be used
 /// says why.
@@ -26,13 +25,11 @@ pub(crate) fn list(profiles: &Path) -> Result<String, KnockError> {
 
 fn row(knocker: &Knocker) -> Result<String, KnockError> {
     let config = &knocker.profile.config;
-    let layout = match config.layout {
-        Layout::Classic => "classic",
-    };
+    let knock_port = config.knock_port.map_or_else(|| "asked".to_owned(), |port| port.to_string());
     Ok(format!(
-        "{:>10}  {:>10}  {layout}  {}",
-        config.knock_port,
+        "{knock_port:>10}  {:>10}  {}  {}",
         knocker.next_counter()?,
+        config.layout.name(),
         knocker.address().escape_debug(),
     ))
 }

@@ -53,8 +53,7 @@ impl Lookup {
         let (dir, wanted) = (self.profiles.clone(), host.clone());
         let profiles = match spawn_blocking(move || find_by_name(&dir, &wanted, port)).await?? {
             Ok(knocker) => {
-                let (name, knock_port) =
-                    (knocker.address().to_owned(), knocker.profile.config.knock_port);
+                let (name, knock_port) = (knocker.address().to_owned(), knocker.port_to_resolve());
                 let resolved = self.resolver.resolve(name, knock_port).await;
                 let addresses = resolved.map_err(|why| knocker.unresolved(why))?;
                 return knock(knocker, &addresses);

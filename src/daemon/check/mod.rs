@@ -195,14 +195,12 @@ fn firewall(settings: &Settings, found: &mut Found) {
 /// Says what a knock could open, and whether the guard closes it to everybody else.
 fn offers(offers: &[Offer], guard: Option<&ConfirmedGuard>, is_tried: bool, found: &Found) {
     for offer in offers {
+        let at = offer
+            .knock_port
+            .map_or_else(|| "the port that it asks for".to_owned(), |port| format!("port {port}"));
         found.say(
             "profile",
-            format_args!(
-                "{:?} knocks on port {} and can open {}",
-                offer.profile,
-                offer.knock_port,
-                offer.text()
-            ),
+            format_args!("{:?} knocks on {at} and can open {}", offer.profile, offer.text()),
         );
     }
     let (services, _) = open::to_try(offers, guard);
@@ -238,7 +236,7 @@ fn try_out(
         firewall: config.firewall.name(),
         user: config.user.clone(),
         services,
-        taken: offers.iter().map(|offer| offer.knock_port).collect(),
+        taken: offers.iter().filter_map(|offer| offer.knock_port).collect(),
         ipv4: config.ipv4,
         ipv6: config.ipv6,
     };

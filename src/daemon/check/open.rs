@@ -14,7 +14,7 @@ const SSH: u16 = 22;
 #[derive(Debug)]
 pub(super) struct Offer {
     pub(super) profile: String,
-    pub(super) knock_port: u16,
+    pub(super) knock_port: Option<u16>,
     /// None: any TCP port.
     services: Option<Vec<Service>>,
     default_port: Option<u16>,
@@ -119,7 +119,7 @@ mod tests {
     fn offer(allow: Option<&[&str]>) -> Offer {
         Offer {
             profile: "a".into(),
-            knock_port: 1,
+            knock_port: Some(1),
             services: allow.map(services),
             default_port: None,
         }

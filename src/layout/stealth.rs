@@ -6,9 +6,7 @@
 //! mac (4)   = HMAC-SHA256(Km, n || request || binding)[0..4]    ->  TSval
 //! ```
 //!
-//! This file has the keys and the two fields; `steps` says which `n` is sent and which are accepted.
-
-pub mod steps;
+//! This file has the keys and the two fields; `super::steps` says which `n` is sent and which are accepted.
 
 use std::fmt;
 use std::net::IpAddr;
