@@ -1,4 +1,4 @@
-//! Whether a packet that came back answers a knock: a refusal by the closed knock port, usually. It says that the knock
+//! Whether a packet that came back answers a knock: a refusal by the closed port, usually. It says that the knock
 //! has arrived, so that the server's log has it; whether the server accepts it, nothing says. Pure.
 
 use std::fmt;
@@ -14,8 +14,8 @@ use super::packet::{AddressPair, KnockPacket};
 pub(crate) enum Answer {
     /// An RST, as from a closed port.
     Refused,
-    /// A SYN-ACK: something listens on the knock port.
-    Accepted,
+    /// A SYN-ACK: something listens on this port.
+    Accepted(u16),
     /// An ICMP error, from the host or on the way.
     Icmp(Errno),
 }
@@ -24,7 +24,7 @@ impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused => f.write_str("refused"),
-            Self::Accepted => f.write_str("accepted: something listens on the knock port"),
+            Self::Accepted(port) => write!(f, "accepted: something listens on port {port}"),
             Self::Icmp(why) => write!(f, "ICMP: {}", why.desc()),
         }
     }
@@ -51,7 +51,7 @@ pub(super) fn answer_in(bytes: &[u8], packet: &KnockPacket) -> Option<Answer> {
     } else if flags & TcpFlags::RST != 0 {
         Some(Answer::Refused)
     } else if flags & TcpFlags::SYN != 0 {
-        Some(Answer::Accepted)
+        Some(Answer::Accepted(packet.destination_port))
     } else {
         None
     }
@@ -106,7 +106,7 @@ mod tests {
     fn an_rst_is_a_refusal_and_a_syn_ack_an_open_port() {
         for (flags, answer) in [
             (0x14, Some(Answer::Refused)),
-            (0x12, Some(Answer::Accepted)),
+            (0x12, Some(Answer::Accepted(666))),
             (0x10, None),
             (0x04, None),
             (0x02, None),
@@ -159,7 +159,7 @@ mod tests {
     fn what_came_back_is_said_in_words() {
         for (answer, words) in [
             (Answer::Refused, "refused"),
-            (Answer::Accepted, "accepted: something listens on the knock port"),
+            (Answer::Accepted(22), "accepted: something listens on port 22"),
             (Answer::Icmp(Errno::EHOSTUNREACH), "ICMP: No route to host"),
         ] {
             assert_eq!(answer.to_string(), words);
