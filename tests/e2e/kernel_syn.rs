@@ -1,7 +1,7 @@
 //! A stealth knock is the SYN that this host's kernel would have sent: both are taken off the wire and compared.
 
 use std::fs::{self, File};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,24 +9,25 @@ use std::time::{Duration, Instant};
 use knockknock::client::knock::kernel_syn::KernelSyn;
 use knockknock::client::knock::raw_socket::RawSockets;
 use knockknock::client::knock::route::Route;
-use knockknock::client::knock::source_port::SourcePort;
+use knockknock::client::knock::source_port::{Guessed, SourcePort};
 use knockknock::layout::stealth::StealthFields;
 use nix::libc;
+use nix::net::if_::if_nametoindex;
 use pnet::datalink::DataLinkReceiver;
 use pnet::packet::ipv4::{self, Ipv4Packet};
 use pnet::packet::tcp::{self, TcpPacket};
 
 use crate::net::{FAMILIES, Family, Host, Net};
-use crate::process::SOON;
+use crate::process::{SOON, wait_until};
 use crate::wire::channel_on;
 
-const PORT: u16 = 2222;
+pub(crate) const PORT: u16 = 2222;
 const FIELDS: StealthFields = StealthFields { tag: 0x0102_0304, mac: 0xfffe_fdfc };
 const QUIET: Duration = Duration::from_millis(300);
 const TUN: &str = "tun0";
 
 /// Hears the SYNs that leave by an interface.
-struct Ear {
+pub(crate) struct Ear {
     receiver: Box<dyn DataLinkReceiver>,
     /// Bytes before the IP header.
     link: usize,
@@ -34,26 +35,40 @@ struct Ear {
 
 /// A SYN from its IP header on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Syn(Vec<u8>);
+pub(crate) struct Syn(Vec<u8>);
 
 impl Ear {
-    fn on(host: &Host, interface: &str) -> Self {
+    pub(crate) fn on(host: &Host, interface: &str) -> Self {
         let link = if interface == TUN { 0 } else { 14 };
         Self { receiver: host.inside(|| channel_on(interface).1), link }
     }
 
-    fn next(&mut self) -> Option<Syn> {
+    pub(crate) fn next(&mut self) -> Option<Syn> {
         let frame = self.receiver.next().ok()?;
         Some(Syn(frame.get(self.link..)?.to_vec())).filter(Syn::is_one)
     }
 
     #[track_caller]
-    fn syn(&mut self) -> Syn {
+    pub(crate) fn syn(&mut self) -> Syn {
         let end = Instant::now() + SOON;
         loop {
             assert!(Instant::now() < end, "no SYN to port {PORT} left");
             if let Some(syn) = self.next() {
                 return syn;
+            }
+        }
+    }
+
+    /// The next RST to the port.
+    #[track_caller]
+    fn reset(&mut self) -> Syn {
+        let end = Instant::now() + SOON;
+        loop {
+            assert!(Instant::now() < end, "no RST to port {PORT} left");
+            let frame = self.receiver.next().ok().and_then(|frame| frame.get(self.link..));
+            let segment = frame.map(|packet| Syn(packet.to_vec()));
+            if let Some(reset) = segment.filter(|segment| segment.is_tcp(0x17, 0x04)) {
+                return reset;
             }
         }
     }
@@ -83,15 +98,32 @@ impl Syn {
 
     /// A SYN without ACK to the port that these tests use.
     fn is_one(&self) -> bool {
+        self.is_tcp(0x12, 0x02)
+    }
+
+    /// A segment to that port with these `flags` of those in `mask`.
+    fn is_tcp(&self, mask: u8, flags: u8) -> bool {
         let protocol = if self.is_v4() { 9 } else { 6 };
         let Some(tcp) = self.0.get(self.tcp()..).filter(|tcp| tcp.len() >= 20) else {
             return false;
         };
-        self.0[protocol] == 6 && tcp[13] & 0x12 == 0x02 && tcp[2..4] == PORT.to_be_bytes()
+        self.0[protocol] == 6 && tcp[13] & mask == flags && tcp[2..4] == PORT.to_be_bytes()
     }
 
-    fn source_port(&self) -> u16 {
+    pub(crate) fn source_port(&self) -> u16 {
         u16::from_be_bytes([self.0[self.tcp()], self.0[self.tcp() + 1]])
+    }
+
+    pub(crate) fn sequence(&self) -> u32 {
+        self.number_at(self.tcp() + 4)
+    }
+
+    pub(crate) fn timestamp(&self) -> Option<u32> {
+        self.timestamp_at().map(|at| self.number_at(at))
+    }
+
+    fn number_at(&self, at: usize) -> u32 {
+        u32::from_be_bytes(self.0[at..at + 4].try_into().unwrap())
     }
 
     fn timestamp_at(&self) -> Option<usize> {
@@ -100,7 +132,7 @@ impl Syn {
     }
 
     /// All but what no two SYNs of one kernel have in common.
-    fn masked(&self) -> Vec<u8> {
+    pub(crate) fn masked(&self) -> Vec<u8> {
         let mut bytes = self.0.clone();
         let tcp = self.tcp();
         let mut hide = |from: usize, count: usize| bytes[from..from + count].fill(0);
@@ -138,7 +170,7 @@ impl Syn {
 }
 
 /// What `connect` does: refused, since nothing listens.
-fn connect(host: &Host, to: IpAddr) {
+pub(crate) fn connect(host: &Host, to: IpAddr) {
     let _ = host.inside(|| TcpStream::connect_timeout(&SocketAddr::new(to, PORT), QUIET));
 }
 
@@ -157,7 +189,7 @@ fn knock(host: &Host, to: IpAddr) -> SourcePort {
 }
 
 /// Sets a setting of the client's; `false` where this kernel does not take the value.
-fn set(host: &Host, setting: &str, value: &str) -> bool {
+pub(crate) fn set(host: &Host, setting: &str, value: &str) -> bool {
     host.inside(|| fs::write(Path::new("/proc/sys/net").join(setting), value).is_ok())
 }
 
@@ -289,6 +321,51 @@ fn a_knock_is_the_kernels_syn_on_a_tun_device() {
     for to in ["10.69.0.2", "fd69::2"] {
         assert_same(&net.client, &mut ear, to.parse().unwrap(), "tun");
     }
+}
+
+#[test]
+fn a_knock_is_the_kernels_syn_on_a_narrow_path() {
+    let net = Net::nat();
+    net.router.as_ref().unwrap().ip("link set eth0 mtu 1400\n");
+    let mut ear = Ear::on(&net.client, "eth0");
+    for family in FAMILIES {
+        let to = net.server.address(family);
+        let mtu = || net.client.run(&["ip", "route", "get", &to.to_string()]);
+        // A datagram that does not fit, until the router has said so.
+        let sender = net.client.inside(|| UdpSocket::bind(("::", 0)).unwrap());
+        wait_until(SOON, "the path's MTU to be known", || {
+            let mapped = match to {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+                IpAddr::V6(v6) => v6,
+            };
+            let _ = sender.send_to(&[0; 1450], (mapped, 9));
+            mtu().contains("mtu 1400")
+        });
+        let real = assert_same(&net.client, &mut ear, to, "narrow");
+        let mss: u16 = if to.is_ipv4() { 1360 } else { 1340 };
+        assert_eq!(real.0[real.tcp() + 22..real.tcp() + 24], mss.to_be_bytes());
+    }
+}
+
+#[test]
+fn a_knock_is_the_kernels_syn_to_a_link_local_address() {
+    let net = Net::lan();
+    let listed =
+        net.server.run(&["ip", "-6", "-o", "addr", "show", "dev", "eth0", "scope", "link"]);
+    let address = listed.split_whitespace().nth(3).unwrap().split('/').next().unwrap();
+    let mut ear = Ear::on(&net.client, "eth0");
+    let ours = net.client.inside(|| {
+        let scope = if_nametoindex("eth0").unwrap();
+        let to = SocketAddrV6::new(address.parse().unwrap(), PORT, 0, scope).into();
+        let _ = TcpStream::connect_timeout(&to, QUIET);
+        let real = ear.syn();
+        let route = Route::find(to, None).unwrap();
+        let (packet, _port) = KernelSyn::for_route(&route, PORT).unwrap().carrying(FIELDS);
+        RawSockets::open().unwrap().send(&packet, scope).unwrap();
+        assert_eq!(ear.syn().masked(), real.masked());
+        packet
+    });
+    assert_eq!(ours.seq, FIELDS.tag);
 }
 
 /// A tun device, for as long as the file is open.
@@ -463,6 +540,32 @@ fn nothing_but_the_knock_leaves() {
 }
 
 #[test]
+fn an_open_port_is_told_to_go_away_as_if_nobody_held_the_port() {
+    for family in FAMILIES {
+        let net = Net::lan();
+        let to = net.server.address(family);
+        let service = net.server.inside(|| TcpListener::bind(SocketAddr::new(to, PORT)).unwrap());
+        let mut ear = Ear::on(&net.client, "eth0");
+        let resets = [true, false].map(|held| {
+            let port = net.client.inside(|| {
+                let (packet, port) = kernel_syn(to, None).carrying(FIELDS);
+                let port = held.then_some(port);
+                RawSockets::open().unwrap().send(&packet, 0).unwrap();
+                port
+            });
+            assert_eq!(ear.syn().sequence(), FIELDS.tag);
+            let reset = ear.reset();
+            drop(port);
+            assert_eq!(ear.count(), 0);
+            reset
+        });
+        assert_eq!(resets[0].masked(), resets[1].masked());
+        assert_eq!(resets.map(|reset| reset.sequence()), [FIELDS.tag + 1; 2]);
+        drop(service);
+    }
+}
+
+#[test]
 fn without_fast_open_a_port_of_the_kernels_kind_is_kept_too() {
     let net = Net::lan();
     let client = &net.client;
@@ -475,7 +578,7 @@ fn without_fast_open_a_port_of_the_kernels_kind_is_kept_too() {
         assert_same(client, &mut ear, to, "without Fast Open");
         let held: Vec<SourcePort> =
             (0..3).map(|_| client.inside(|| kernel_syn(to, None).carrying(FIELDS).1)).collect();
-        assert!(held.iter().all(|port| !port.is_the_kernels()));
+        assert!(held.iter().all(|port| port.guessed() == Some(Guessed::FastOpenOff)));
         let mut ports: Vec<u16> = held.iter().map(SourcePort::number).collect();
         ports.sort_unstable();
         assert_eq!(ports, [30_001, 30_005, 30_007]);

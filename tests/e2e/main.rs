@@ -29,6 +29,7 @@ mod client_answer;
 mod client_connect;
 mod client_knock;
 mod client_plain;
+mod client_stealth;
 mod deaths;
 mod door;
 mod firewall_script;

@@ -31,6 +31,10 @@ impl KnockPlan {
             sent.route.source,
             sent.counter,
         ));
+        if let Some(why) = sent.source_port.as_ref().and_then(|port| port.guessed()) {
+            let (why, fix) = why.in_words();
+            say::tell(format_args!("knock: warning: {why}\nknock: fix: {fix}"));
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod initial_window;
 pub mod kernel_syn;
 pub(crate) mod knocker;
 pub(crate) mod list;
+mod log_line;
 pub mod packet;
 pub(crate) mod profile_lock;
 pub mod profile_match;

@@ -31,7 +31,33 @@ const BLACKHOLE: &str = "ipv4/tcp_fastopen_blackhole_timeout_sec";
 pub struct SourcePort {
     socket: OwnedFd,
     number: u16,
-    is_connected: bool,
+    guessed: Option<Guessed>,
+}
+
+/// Why the kernel could not be asked for its choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guessed {
+    /// TCP Fast Open is off for connections.
+    FastOpenOff,
+    /// The kernel leaves it out for a while.
+    FastOpenPaused,
+}
+
+impl Guessed {
+    /// What to say about it, and what to do.
+    #[must_use]
+    pub fn in_words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::FastOpenOff => (
+                "its source port is random, not the kernel's choice, since TCP Fast Open is off",
+                "sudo sysctl net.ipv4.tcp_fastopen=1",
+            ),
+            Self::FastOpenPaused => (
+                "its source port is random, not the kernel's choice, since the kernel has paused TCP Fast Open",
+                "sudo sysctl net.ipv4.tcp_fastopen_blackhole_timeout_sec=0",
+            ),
+        }
+    }
 }
 
 /// Why there is no source port.
@@ -48,17 +74,19 @@ pub enum SourcePortError {
 impl SourcePort {
     /// Takes the port that the kernel gives to the next connection along `route` to `port`. Sends nothing.
     ///
-    /// Where the kernel cannot be asked ([`SourcePort::is_the_kernels`]), one that it could have given.
+    /// Where the kernel cannot be asked ([`SourcePort::guessed`]), one that it could have given.
     pub(super) fn take(route: &Route, port: u16) -> Result<Self, SourcePortError> {
         let (local, target) = (route.local(), route.target_at(port));
+        let Some(socket) = waiting_socket(target)? else {
+            return Ok(Self::guess(local, Guessed::FastOpenOff)?);
+        };
         if sysctl::number(BLACKHOLE, 0, 1) != 0 && !loopback_waits(target.is_ipv4()) {
-            return Ok(Self::guess(local)?);
+            return Ok(Self::guess(local, Guessed::FastOpenPaused)?);
         }
-        let Some(socket) = waiting_socket(target)? else { return Ok(Self::guess(local)?) };
         setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
         socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(local))?;
         match socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(target)) {
-            Ok(()) => Ok(Self { number: number_of(&socket)?, socket, is_connected: true }),
+            Ok(()) => Ok(Self { number: number_of(&socket)?, socket, guessed: None }),
             // One that waits is done at once.
             Err(Errno::EINPROGRESS | Errno::ECONNREFUSED) => Err(SourcePortError::Connected),
             Err(why) => Err(why.into()),
@@ -71,20 +99,20 @@ impl SourcePort {
         self.number
     }
 
-    /// The kernel chose it for this destination. If not, it is a random one of the range and of the parity that the
+    /// `None`: the kernel chose it for this destination. Else it is a random one of the range and of the parity that the
     /// kernel uses: one port tells nothing, many do.
     #[must_use]
-    pub fn is_the_kernels(&self) -> bool {
-        self.is_connected
+    pub fn guessed(&self) -> Option<Guessed> {
+        self.guessed
     }
 
     /// The socket, where it is connected: it has the route that a connection would have.
     pub(super) fn connected(&self) -> Option<BorrowedFd<'_>> {
-        self.is_connected.then(|| self.socket.as_fd())
+        self.guessed.is_none().then(|| self.socket.as_fd())
     }
 
     /// A free port as `connect` gives them: of the parity of the range's first, not reserved.
-    fn guess(local: SocketAddr) -> Result<Self, Errno> {
+    fn guess(local: SocketAddr, why: Guessed) -> Result<Self, Errno> {
         let range = ephemeral_ports();
         let reserved = reserved_ports();
         let pairs = (u32::from(*range.end()) - u32::from(*range.start())).div_ceil(2).max(1);
@@ -98,7 +126,7 @@ impl SourcePort {
             let mut local = local;
             local.set_port(port);
             match socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(local)) {
-                Ok(()) => return Ok(Self { socket, number: port, is_connected: false }),
+                Ok(()) => return Ok(Self { socket, number: port, guessed: Some(why) }),
                 Err(Errno::EADDRINUSE | Errno::EACCES) => {}
                 Err(why) => return Err(why),
             }
