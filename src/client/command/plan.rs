@@ -1,4 +1,4 @@
-//! What is decided before a counter is touched, so that nothing is left to fail but the knock.
+//! What is decided before a counter is used, so that after that only the knock itself can fail.
 
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ pub(super) struct KnockPlan {
 }
 
 impl KnockPlan {
-    /// Says that a knock has left. Nothing answers a knock, so nothing is claimed about the port.
+    /// Reports that a knock was sent. No answer confirms a knock, so the message claims nothing about the port.
     pub(super) fn say_sent(&self, sent: &Sent) {
         say::tell(format_args!(
             "knock: {:?}: sent one SYN to {} port {}, asking for port {} for {} (counter {})",

@@ -27,7 +27,7 @@ use crate::profile::Profile;
 /// A command could not be started: as shells and env(1) have it.
 const NOT_STARTED: u8 = 127;
 
-/// The command line is no good: as clap has it.
+/// Wrong command line: clap's exit status.
 const WRONG_USAGE: u8 = 2;
 
 /// Runs `knock`. 0: all was done; 1: something was not; 2: the command line lacks something.
@@ -40,8 +40,9 @@ pub fn run(cli: &KnockCli) -> ExitCode {
         let _ = wrong.print();
         return ExitCode::from(WRONG_USAGE);
     }
-    // What needs the capability first, and then it is gone for good: before a file is read, and before the resolver is
-    // asked, whose answers come from the network. That it is missing is told when there is a knock.
+    // The raw sockets first, which need the capability; then it is dropped for good, before a file is read or the
+    // resolver is asked, whose answers come from the network. A missing capability is reported only when there is a
+    // knock to send.
     let raw = open_raw(cli);
     // A command may be one that gets privileges of its own, like sudo; it should be able to.
     let dropped = capabilities::drop_all(cli.command.is_empty()).map_err(KnockError::from);
@@ -144,7 +145,7 @@ fn say_answers(cli: &KnockCli, awaited: Vec<(&KnockPlan, Route, AwaitedAnswer)>)
     }
 }
 
-/// Does not return where the command can be started: then its exit code is ours.
+/// Returns only if the command cannot be started; otherwise its exit code is ours.
 fn become_command(program: &OsString, arguments: &[OsString]) -> u8 {
     let why = Command::new(program).args(arguments).exec();
     say::tell(format_args!("knock: {program:?}: cannot be started ({})", reason(&why)));

@@ -9,9 +9,9 @@
 //! intervals double) and one round trip.
 //!
 //! A grant ends behind the first connection that stands. Over a long path several attempts are admitted before that, so
-//! each holds the last ACK of its handshake back until all others are reset ([`Unconfirmed`]): one connection counts. An
-//! attempt without an answer is never given up before that: its SYN may be the one that was admitted, with the answer
-//! lost; kernel and server then re-send theirs, which pass.
+//! each holds the last ACK of its handshake back until all others are reset ([`Unconfirmed`]): one connection counts.
+//! An attempt without an answer is kept until then: its SYN may be the one that was admitted, with the answer lost.
+//! Then the kernels at both ends send again, which is admitted.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -38,7 +38,7 @@ const MAX_PAUSE: Duration = Duration::from_millis(200);
 /// Sockets open at once. More than the pauses allow within the limit, but a limit.
 const MAX_ATTEMPTS: usize = 96;
 
-/// How long what is waited for.
+/// How long to wait, and for what.
 #[derive(Debug)]
 struct Timing {
     /// From one packet to the next, or three round trips where those take longer.
@@ -75,7 +75,7 @@ struct Attempt {
     result: io::Result<Unconfirmed>,
 }
 
-/// Has `send` send knocks and connects to `port` until a connection stands or there is no more hope.
+/// Has `send` send knocks and connects to `port` until a connection stands or none can be expected any more.
 ///
 /// `routes`: the routes to the host, best first. `repeats`: a knock may be sent again as it is. `send` makes a knock or
 /// sends one again, and gives what it takes to send it again.
@@ -142,7 +142,7 @@ impl<S: Clone> Race<S> {
             if let Some(next) = self.next_to_send(now) {
                 match send(next).await {
                     Ok(left) => self.sent(left),
-                    // A firewall of our own may shut one family off; the other may lead there.
+                    // A local firewall may block one family; the other may work.
                     Err(ConnectError::Knock(
                         why @ (KnockError::NotSent { .. } | KnockError::KernelSyn(_)),
                     )) => {
@@ -179,8 +179,8 @@ impl<S: Clone> Race<S> {
         self.route = self.order.sent(sent);
         self.last_packet = now;
         self.next_packet = now + self.timing.send_again;
-        // The first attempt is on the heels of the knock, before any server can have opened: it tells how the port answers
-        // while it is closed.
+        // The first attempt follows the knock before any server can have opened: it shows how the port answers while it
+        // is closed.
         self.pause = FIRST_PAUSE / 2;
         self.next_attempt = now;
     }

@@ -1,4 +1,4 @@
-//! In which order the packets of one connection leave: which is a knock of its own, which is one sent again.
+//! The order in which the packets of one connection are sent: which is a new knock, which is one sent again.
 //!
 //! In the classic layout a packet that was lost can be sent again: a server takes each counter once, so a second copy
 //! costs nothing. A knock of its own costs a counter, and a server looks only so far ahead. So each knock is sent twice
@@ -32,7 +32,7 @@ enum SendStep {
     Again(usize),
 }
 
-/// What has left, and what is still to leave.
+/// The packets that were sent, and those that are still to be sent.
 #[derive(Debug)]
 pub(super) struct SendOrder<S> {
     routes: Vec<Route>,
@@ -53,7 +53,7 @@ impl<S: Clone> SendOrder<S> {
         Self { routes, repeats, steps, sent: Vec::new(), packets: 0, counters: 0, unsent: 0 }
     }
 
-    /// Nothing more is to leave.
+    /// Whether all packets were sent.
     pub(super) fn is_done(&self) -> bool {
         self.steps.is_empty()
     }
@@ -65,7 +65,7 @@ impl<S: Clone> SendOrder<S> {
         }
     }
 
-    /// What was next has left. Gives the route that it went.
+    /// The next packet was sent. Returns its route.
     pub(super) fn sent(&mut self, sent: S) -> Option<Route> {
         let route = match self.steps.pop_front()? {
             SendStep::New(route) => {
@@ -79,7 +79,8 @@ impl<S: Clone> SendOrder<S> {
         Some(route)
     }
 
-    /// What was next could not leave: goes on without that route. Fails where nothing has left and no route remains.
+    /// The next packet could not be sent: continues without that route. Fails if no packet was sent and no route
+    /// remains.
     pub(super) fn not_sent(&mut self, why: KnockError) -> Result<(), KnockError> {
         let Some(SendStep::New(lost)) = self.steps.pop_front() else { return Ok(()) };
         self.unsent += 1;
