@@ -238,13 +238,9 @@ impl TrialRun<'_> {
                 return Ok(false);
             };
             let Ok([high, low, flow_high, _]) = host::random() else { return Ok(false) };
-            let packet = KnockPacket {
-                addresses,
-                source_port: u16::from_be_bytes([high, low]) | 0x8000,
-                knock_port: server.knock_port,
-                fields,
-                flow_high,
-            };
+            let source_port = u16::from_be_bytes([high, low]) | 0x8000;
+            let packet =
+                KnockPacket::classic(addresses, source_port, server.knock_port, fields, flow_high);
             if let Err(why) = self.stranger.knock(packet, self.signals)? {
                 self.note(&why);
                 return Ok(false);

@@ -26,11 +26,15 @@ impl KnockPlan {
             "knock: {:?}: sent one SYN to {} port {}, asking for port {} for {} (counter {})",
             self.knocker.profile.name,
             sent.route.target.ip(),
-            sent.packet.knock_port,
+            sent.packet.destination_port,
             self.request.0,
             sent.route.source,
             sent.counter,
         ));
+        if let Some(why) = sent.source_port.as_ref().and_then(|port| port.guessed()) {
+            let (why, fix) = why.in_words();
+            say::tell(format_args!("knock: warning: {why}\nknock: fix: {fix}"));
+        }
     }
 }
 
