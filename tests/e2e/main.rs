@@ -45,3 +45,4 @@ mod proxy;
 mod recipes;
 mod resync;
 mod rotation;
+mod stealth;
