@@ -47,3 +47,4 @@ mod proxy;
 mod recipes;
 mod resync;
 mod rotation;
+mod stealth;
