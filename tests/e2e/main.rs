@@ -31,6 +31,7 @@ mod client_knock;
 mod client_plain;
 mod deaths;
 mod door;
+mod enrolment;
 mod firewall_script;
 mod flood;
 mod forged;
