@@ -218,8 +218,10 @@ fn port(text: &str) -> Option<u16> {
 
 /// The bytes of a key: unpadded base64url in its one form.
 fn key(text: &str, len: usize) -> Option<Zeroizing<Vec<u8>>> {
-    let key = Zeroizing::new(BASE64_URL_SAFE_NO_PAD.decode(text).ok()?);
-    (key.len() == len).then_some(key)
+    let mut key = Zeroizing::new(vec![0; text.len()]);
+    let decoded = BASE64_URL_SAFE_NO_PAD.decode_slice(text, &mut key).ok()?;
+    key.truncate(decoded);
+    (decoded == len).then_some(key)
 }
 
 #[cfg(test)]
