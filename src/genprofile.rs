@@ -122,7 +122,7 @@ fn write_unbuffered(bytes: &[u8]) -> io::Result<()> {
 fn printed_once(dir: &Path) -> String {
     format!(
         "{dir:?} exists, and a profile is printed once, when it is made\n\
-         fix: make one with another name, have the client --import it with --replace, then remove this one"
+         fix: make one with another name, and remove this one when no client uses it"
     )
 }
 

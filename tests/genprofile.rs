@@ -106,7 +106,7 @@ fn a_profile_is_printed_as_one_line_and_never_again() {
         let text = String::from_utf8(again.stderr).unwrap();
         assert_says(
             &text,
-            &["is printed once", "\nknock-genprofile: fix: ", "another name", "--replace"],
+            &["is printed once", "\nknock-genprofile: fix: ", "another name", "remove this one"],
         );
     }
 }
