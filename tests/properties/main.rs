@@ -73,6 +73,11 @@ fn a_profile_is_whole_or_refused() {
 }
 
 #[test]
+fn a_profile_is_imported_of_its_one_line_or_not_at_all() {
+    short_run("import", 50_000);
+}
+
+#[test]
 fn only_the_knock_that_the_keys_make_opens() {
     short_run("classic", 3_000);
 }

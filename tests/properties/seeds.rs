@@ -93,12 +93,42 @@ const SEQUENCES: [&[u8]; 5] = [
     &[0, 130, 0, 134, 0, 135, 0, 135, 0, 254, 0, 255, 0],
 ];
 
+/// Lines that `knock-genprofile --print` once printed, with keys of zeros and ones, and one of a later version.
+const LINES: [&str; 4] = [
+    "knockknock-profile-1,layout=stealth,port=22,secret=BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc,\
+     check=7bdbe7ba671187ea",
+    "knockknock-profile-1,layout=classic,knock_port=666,port=22,cipher=AQEBAQEBAQEBAQEBAQEBAQ,mac=_____________________w,\
+     check=93f244a7a4340b03",
+    "Welcome!\r\nknockknock-profile-1,layout=stealth,port=22,secret=BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc,\
+     check=7bdbe7ba671187ea\r\nmade the profile laptop\r\n",
+    "knockknock-profile-2,layout=next,key=AAAA",
+];
+
+/// The fields of others: `boundary::import` adds the checksum.
+const FIELDS: [&str; 7] = [
+    "layout=stealth,secret=BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc",
+    "layout=stealth,bind_source=true,port=65535,secret=-_-_AwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc",
+    "layout=stealth,knock_port=1,bind_source=true,port=1,secret=BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc",
+    "layout=classic,knock_port=1622,cipher=AQEBAQEBAQEBAQEBAQEBAQ,mac=AgICAgICAgICAgICAgICAg",
+    "layout=classic,knock_port=65535,port=443,cipher=AQEBAQEBAQEBAQEBAQEBAQ,mac=AgICAgICAgICAgICAgICAg",
+    "layout=classic,knock_port=666,cipher=ZXhhbXBsZSwgZG8gbm90IA,mac=dXNlIHRoZXNlIGtleXMhIQ",
+    "layout=stealth,secret=ZXhhbXBsZSwgZG8gbm90IHVzZSB0aGlzIHNlY3JldCE",
+];
+
 /// The published profile, in the order in which `boundary::profile` takes the files.
 const EXAMPLE: [&str; 4] = [
     include_str!("../../profiles/example/config"),
     include_str!("../../profiles/example/counter"),
     include_str!("../../profiles/example/cipher.key"),
     include_str!("../../profiles/example/mac.key"),
+];
+
+const EXAMPLE_STEALTH: [&str; 5] = [
+    include_str!("../../profiles/example-stealth/config"),
+    include_str!("../../profiles/example-stealth/counter"),
+    "",
+    "",
+    include_str!("../../profiles/example-stealth/secret.key"),
 ];
 
 /// The seeds of a boundary.
@@ -114,6 +144,7 @@ pub(crate) fn of(boundary: &str) -> Vec<Vec<u8>> {
         "socks" => socks(),
         "auth" => auth(),
         "answers" => answers(),
+        "import" => LINES.iter().chain(&FIELDS).map(|text| text.as_bytes().to_vec()).collect(),
         other => panic!("no seeds for {other:?}"),
     }
 }
@@ -146,6 +177,7 @@ fn profiles() -> Vec<Vec<u8>> {
         }
     }
     profiles.push(of_files(EXAMPLE));
+    profiles.push(EXAMPLE_STEALTH.map(str::as_bytes).join(&END_OF_FILE));
     profiles
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod auth;
 pub(crate) mod chunk;
 pub(crate) mod classic;
 pub(crate) mod config;
+pub(crate) mod import;
 pub(crate) mod ini;
 pub(crate) mod input;
 pub(crate) mod line;
@@ -23,12 +24,13 @@ pub(crate) mod socks;
 pub(crate) type Boundary = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
-pub(crate) const ALL: [Boundary; 10] = [
+pub(crate) const ALL: [Boundary; 11] = [
     ("answers", answers::holds),
     ("auth", auth::holds),
     ("chunk", chunk::holds),
     ("classic", classic::holds),
     ("config", config::holds),
+    ("import", import::holds),
     ("line", line::holds),
     ("message", message::holds),
     ("profile", profile::holds),
