@@ -108,6 +108,16 @@ fn the_kernels_answer_counts_for_what_it_says_and_no_more() {
 }
 
 #[test]
+fn no_number_opens_twice_whatever_the_clocks_say() {
+    short_run("steps", 20_000);
+}
+
+#[test]
+fn a_packet_is_found_by_its_tag_and_proved_by_its_mac() {
+    short_run("tags", 5_000);
+}
+
+#[test]
 fn every_boundary_has_its_fuzz_target_and_no_target_is_without_properties() {
     let names = |dir: &str| -> BTreeSet<String> {
         let entries = fs::read_dir(fuzz_dir().join(dir)).unwrap();

@@ -115,6 +115,19 @@ const FIELDS: [&str; 7] = [
     "layout=stealth,secret=ZXhhbXBsZSwgZG8gbm90IHVzZSB0aGlzIHNlY3JldCE",
 ];
 
+/// Numbers about the clock's, with all of them at hand and with few; knocks that arrive, and clocks that are set.
+const STEPS: [&[u8]; 3] = [
+    b"\x02\x80\x00\x03\x01\x00\x04\xaf\x00\x00\x32\x1e\x02\x80\x00\x03\x02\x03\x00\x03\x01\x0a\x03\x01\x03\x01\xc0\x03\x00\x03\x00\x00\x03",
+    b"\x00\x00\x07\x03\x01\x00\x00\x64\xff\x80\x01\x05\x00\x00\x07\x03\x03\x03\x00\x00\x00\x00\x03\x01\x02\xff\xff\xff\xff\xff\xff\xff\xff\x03",
+    b"\x01\x00\x02\x01\x00\x00\x04\x4a\x00\x00\x00\x3c\x01\x00\x05\x03\x03\x03\x03",
+];
+
+/// Changes to the map; a knock with all that says which it is; the options of a kernel's SYN.
+const TAGS: [&[u8]; 2] = [
+    b"\x06\x00\x00\x00\x04\x02\x00\x00\x08\x01\x04\x00\x1b\x00\x00\x00\x0a\xab\x3d\x80\x01\x00\x03\x00\x03\x00\x05\x01\x01\xff020405B40402080A89ABCDEF0000000001030307",
+    b"\x0a\x00\x03\x02\x03\x02\x03\x02\x03\x02\x03\x02\x03\x02\x03\x02\x03\x02\x03\x01\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x01\x00\x02\x0e\x0e\xff0101080AFFFFFFFF00000000",
+];
+
 /// The published profile, in the order in which `boundary::profile` takes the files.
 const EXAMPLE: [&str; 4] = [
     include_str!("../../profiles/example/config"),
@@ -140,6 +153,8 @@ pub(crate) fn of(boundary: &str) -> Vec<Vec<u8>> {
         "profile" => profiles(),
         "classic" => knocks(),
         "message" => messages(),
+        "steps" => STEPS.map(Into::into).to_vec(),
+        "tags" => TAGS.map(Into::into).to_vec(),
         "sequence" => SEQUENCES.map(Into::into).to_vec(),
         "socks" => socks(),
         "auth" => auth(),

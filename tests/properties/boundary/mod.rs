@@ -19,12 +19,14 @@ pub(crate) mod message;
 pub(crate) mod profile;
 pub(crate) mod sequence;
 pub(crate) mod socks;
+pub(crate) mod steps;
+pub(crate) mod tags;
 
 /// A boundary: the name of its fuzz target and corpus, and its properties.
 pub(crate) type Boundary = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
-pub(crate) const ALL: [Boundary; 11] = [
+pub(crate) const ALL: [Boundary; 13] = [
     ("answers", answers::holds),
     ("auth", auth::holds),
     ("chunk", chunk::holds),
@@ -36,6 +38,8 @@ pub(crate) const ALL: [Boundary; 11] = [
     ("profile", profile::holds),
     ("sequence", sequence::holds),
     ("socks", socks::holds),
+    ("steps", steps::holds),
+    ("tags", tags::holds),
 ];
 
 /// What is wrong is told in one line that no terminal takes for anything else, whatever was in the file.
