@@ -1,4 +1,4 @@
-//! What came of a SYN on a knock port, and the line that says so.
+//! The result of a SYN, and its log message.
 
 use std::fmt;
 use std::io;
@@ -6,21 +6,21 @@ use std::net::IpAddr;
 
 use super::open_grants::{GrantUse, OpenGrant};
 use super::policy::Denial;
-use super::rejected_knocks::RejectedReport;
+use super::rejected_knocks::{MeantFor, RejectedReport};
 use crate::counter::CounterError;
 use crate::grant::Grant;
 use crate::privileged::message::Reply;
 
-/// What came of a SYN on a knock port; where a profile is meant, with its name.
+/// The result of a SYN, with the profile's name where there is one.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// No profile knocks on this port.
-    NoProfile,
-    /// A knock that was heard already, from the same address: a retry that was not needed.
-    Repeated,
+    /// No knock: it has no live tag and is for no knock port.
+    NoKnock,
+    /// A knock that was accepted before, from the same address: the client has sent it again.
+    Repeated(MeantFor),
     /// No valid knock. Reported now, or counted for later.
-    Invalid(Option<RejectedReport>),
-    /// A valid knock, so many counters ahead that it takes a second one to be believed.
+    Invalid(MeantFor, Option<RejectedReport>),
+    /// A valid knock, this many counters ahead: a second one has to follow before the port opens.
     FarAhead(String, u32),
     /// A valid knock, but the counter could not be made durable: nothing was opened, the counter did not move.
     NotDurable(String, CounterError),
@@ -32,7 +32,7 @@ pub(super) enum Outcome {
     NotOpened(String, Grant, Reply),
     /// The port is open.
     Opened(String, Grant),
-    /// A valid knock for a port that is allowed by TCP and by UDP: what came of each.
+    /// A valid knock for a port that is allowed for TCP and for UDP: the result of each.
     Each(Vec<Outcome>),
 }
 
@@ -46,13 +46,21 @@ impl Outcome {
         }
     }
 
-    /// Whether strangers can cause it at any rate: it is for those who asked for details.
+    /// Whom it may have been meant for, where that is not known.
+    pub(super) fn meant_for(&self) -> Option<MeantFor> {
+        match self {
+            Self::Repeated(whom) | Self::Invalid(whom, _) => Some(*whom),
+            _ => None,
+        }
+    }
+
+    /// Whether strangers can cause it at any rate: then it is reported with `-v` only.
     pub(super) fn is_detail(&self) -> bool {
-        matches!(self, Self::NoProfile | Self::Repeated | Self::Invalid(None))
+        matches!(self, Self::NoKnock | Self::Repeated(_) | Self::Invalid(_, None))
     }
 }
 
-/// An outcome, the address that the knock came from, and the profiles that knock on its port. For the log.
+/// An outcome, the address that the SYN came from, and the profiles that may have been meant. For the log.
 pub(super) struct OutcomeMessage<'a> {
     pub(super) outcome: &'a Outcome,
     pub(super) source: IpAddr,
@@ -67,10 +75,12 @@ impl fmt::Display for OutcomeMessage<'_> {
                 f.write_str(if at == 0 { "" } else { "; " })?;
                 OutcomeMessage { outcome, source: *source, profiles }.fmt(f)
             }),
-            Outcome::NoProfile => write!(f, "{source}: no profile knocks on this port"),
-            Outcome::Repeated => write!(f, "{source}: the same knock again (profile {profiles})"),
-            Outcome::Invalid(Some(report)) => write!(f, "profile {profiles}: {report}"),
-            Outcome::Invalid(None) => write!(f, "{source}: invalid knock (profile {profiles})"),
+            Outcome::NoKnock => write!(f, "{source}: no knock of any profile"),
+            Outcome::Repeated(_) => {
+                write!(f, "{source}: the same knock again (profile {profiles})")
+            }
+            Outcome::Invalid(_, Some(report)) => write!(f, "profile {profiles}: {report}"),
+            Outcome::Invalid(_, None) => write!(f, "{source}: invalid knock (profile {profiles})"),
             Outcome::FarAhead(profile, ahead) => write!(
                 f,
                 "profile {profile:?}: right keys, {ahead} ahead: the next knock will be believed (from {source})"

@@ -2,10 +2,22 @@
 
 use thiserror::Error;
 
-use crate::grant::{Grant, Protocol, Service, Spend};
+use crate::grant::{Grant, NotAService, Protocol, Service, Spend};
 use crate::layout;
 use crate::privileged::limits::{Limits, OutsideLimits};
+use crate::profile::config::ProfileConfig;
 use crate::syn::LoggedSyn;
+
+/// What the config says for all profiles.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProfileDefaults {
+    /// How long a grant lasts, in seconds.
+    pub(super) seconds: u16,
+    /// How many counters ahead are tried.
+    pub(super) error_window: u32,
+    /// What uses a grant for TCP up, beside its time.
+    pub(super) spend: Spend,
+}
 
 /// What one profile may be granted.
 #[derive(Debug)]
@@ -20,10 +32,21 @@ pub(super) struct Policy {
     pub(super) spend: Spend,
 }
 
-/// The most requests that are listed one by one. With more, a profile's knocks are too many to be expected.
+/// The largest number of requests that are listed. The knocks for more are too many to compute their sequence numbers.
 const MAX_REQUESTS: usize = 256;
 
 impl Policy {
+    /// What a profile's config and the server's say.
+    pub(super) fn new(
+        config: &ProfileConfig,
+        ProfileDefaults { seconds, spend, .. }: ProfileDefaults,
+    ) -> Result<Self, String> {
+        let services = |texts: &Vec<String>| texts.iter().map(|text| text.parse()).collect();
+        let allow: Option<Result<_, NotAService>> = config.allow.as_ref().map(services);
+        let allow = allow.transpose().map_err(|why| format!("allow: {why}"))?;
+        Ok(Self { default_port: config.port, allow, seconds, spend })
+    }
+
     /// Everything that can be asked for with success; None where that is too much to list, as without any `allow`.
     pub(super) fn requests(&self, limits: &Limits) -> Option<Vec<layout::Request>> {
         let allow = self.allow.as_ref().or(limits.allow.as_ref())?;
@@ -48,8 +71,8 @@ impl Policy {
     /// The grants that `asked` means for whoever sent `syn`: for TCP, for UDP, or one for each, as far as they may have
     /// them.
     ///
-    /// The limits are the helper's too. It takes a request outside them for a sign that this process has been taken
-    /// over, so none may ever be sent.
+    /// The limits are the helper's too. It takes a request outside them as a sign that this process is compromised, so
+    /// this process never sends one.
     pub(super) fn decide(
         &self,
         limits: &Limits,
@@ -60,7 +83,7 @@ impl Policy {
             0 => self.default_port.ok_or(Denial::NoDefault)?,
             port => port,
         };
-        // A UDP flow has no handshake that a blind sender could not fake: nothing uses such a grant up but its time.
+        // UDP has no handshake, so a blind sender could use such a grant up: it ends by its time alone.
         let meant = [(Protocol::Tcp, self.spend), (Protocol::Udp, Spend::Any)];
         let (mut grants, mut denial) = (Vec::new(), None);
         for (protocol, spend) in meant {
@@ -141,6 +164,7 @@ mod tests {
             source_port: 2000,
             destination_port: 666,
             fields: SynFields { id: 0, seq: 0, ack: 0, window: 0 },
+            asks_for_ecn: false,
             options_hex: b"",
         };
         let decided = policy.decide(&limits(root), &syn, layout::Request(port));

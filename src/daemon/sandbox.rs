@@ -1,8 +1,8 @@
-//! What the daemon's process may still do once it reads what strangers caused to be written: read its log, write its
-//! counters, talk to its helper. Privileges are dropped elsewhere ([`crate::privileged::drop_privileges`]); this is the rest.
+//! What the daemon's process may do once it reads input that strangers caused: read its log, write its counters, talk
+//! to its helper. Privileges are dropped elsewhere ([`crate::privileged::drop_privileges`]); this is the rest.
 //!
-//! Landlock says which directories can be read from, seccomp which system calls there are. Everything else kills the
-//! process, and with it goes the helper and whatever is open.
+//! Landlock says which directories can be read from, seccomp which system calls there are. Any other call kills the
+//! process; then the helper exits and closes what is open.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -20,6 +20,8 @@ use seccompiler::{
 };
 use thiserror::Error;
 
+use super::refresh_timer::ARM_FLAGS;
+
 /// Takes the right to open any file away from this thread and those that it starts, but for reading below
 /// `readable`. Says whether the kernel does it: one without Landlock leaves what the user's identity allows.
 pub(super) fn restrict_files(readable: &[PathBuf]) -> Result<bool, SandboxError> {
@@ -31,7 +33,7 @@ pub(super) fn restrict_files(readable: &[PathBuf]) -> Result<bool, SandboxError>
         .scope(Scope::AbstractUnixSocket)?
         .create()?;
     for dir in readable {
-        // One that the user may not even pass through stays shut.
+        // A directory that the user may not search stays unreadable.
         if let Ok(dir) = PathFd::new(dir) {
             rules =
                 rules.add_rule(PathBeneath::new(dir, AccessFs::ReadFile | AccessFs::ReadDir))?;
@@ -40,21 +42,24 @@ pub(super) fn restrict_files(readable: &[PathBuf]) -> Result<bool, SandboxError>
     Ok(rules.restrict_self()?.ruleset != RulesetStatus::NotEnforced)
 }
 
-/// Kills this process when any of its threads makes a system call that it has no business with.
+/// From here on, the kernel kills this process when any of its threads makes a system call that is not listed.
 ///
-/// `root` is the directory that a log is opened from again after it was rotated; without it nothing can be opened.
+/// `root` is the directory that a log is opened from again after it was rotated; without it nothing can be opened. `timer` is
+/// set again and again; without it no timer can be.
 pub(super) fn forbid_syscalls(
     root: Option<BorrowedFd<'_>>,
     helper: Pid,
+    timer: Option<BorrowedFd<'_>>,
 ) -> Result<(), SandboxError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-    seccompiler::apply_filter_all_threads(&filter(root, helper, arch)?)?;
+    seccompiler::apply_filter_all_threads(&filter(root, helper, timer, arch)?)?;
     Ok(())
 }
 
 fn filter(
     root: Option<BorrowedFd<'_>>,
     helper: Pid,
+    timer: Option<BorrowedFd<'_>>,
     arch: TargetArch,
 ) -> Result<BpfProgram, SandboxError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
@@ -69,10 +74,14 @@ fn filter(
     rules.insert(libc::SYS_fcntl, asks.into_iter().collect::<Result<_, _>>()?);
     // Signals go to the helper alone, to end it if it does not end by itself.
     rules.insert(libc::SYS_kill, vec![all_equal(&[(0, helper.as_raw())])?]);
-    // A panic that aborts ends this process by a signal; no other process is to be had by it.
+    // A panic that aborts sends a signal to this process; signals to other processes stay forbidden.
     rules.insert(libc::SYS_tgkill, vec![all_equal(&[(0, getpid().as_raw())])?]);
     if let Some(root) = root {
         rules.insert(libc::SYS_openat, vec![all_equal(&[(0, root.as_raw_fd()), (2, OPEN_FLAGS)])?]);
+    }
+    if let Some(timer) = timer {
+        let arguments = [(0, timer.as_raw_fd()), (1, ARM_FLAGS.bits())];
+        rules.insert(libc::SYS_timerfd_settime, vec![all_equal(&arguments)?]);
     }
     let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?;
     Ok(filter.try_into()?)
@@ -175,7 +184,8 @@ mod tests {
     fn the_filter_can_be_built_for_each_architecture() {
         let root = std::fs::File::open("/").unwrap();
         for arch in [TargetArch::x86_64, TargetArch::aarch64] {
-            let program = filter(Some(root.as_fd()), Pid::from_raw(1), arch).unwrap();
+            let (root, helper) = (Some(root.as_fd()), Pid::from_raw(1));
+            let program = filter(root, helper, root, arch).unwrap();
             assert!(program.len() > ALWAYS.len());
         }
     }

@@ -1,6 +1,5 @@
 //! The daemon's messages: an event on stderr, lower case, what happened and to whom; a hint on a line of its own, as in
-//! `fix: …`. A service manager adds the time. Names that came from outside are printed with `{:?}` by those who know them to
-//! be names.
+//! `fix: …`. A service manager adds the time. The caller prints names that came from outside with `{:?}`.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -9,12 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// An event that an admin wants to know of.
+/// Reports an event to the admin.
 pub(super) fn event(what: impl Display) {
     line(format_args!("knock-daemon: {}", what.to_string().replace('\n', "\nknock-daemon: ")));
 }
 
-/// What only `-v` shows.
+/// Reports an event with `-v` only.
 pub(super) fn detail(verbose: bool, what: impl Display) {
     if verbose {
         event(what);
@@ -26,12 +25,12 @@ pub(super) fn ready() {
     line("ready");
 }
 
-/// Events that nobody would take, since the last that somebody took.
+/// How many events could not be written since the last one that could.
 static LOST: AtomicUsize = AtomicUsize::new(0);
 
 fn line(text: impl Display) {
     let mut stderr = io::stderr();
-    // Who holds the other end of a pipe and does not read it must not keep a knock waiting, nor SIGTERM.
+    // A pipe that its reader does not empty must not delay a knock, nor SIGTERM.
     let mut polled = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
     if poll(&mut polled, PollTimeout::ZERO) == Ok(0) {
         LOST.fetch_add(1, Ordering::Relaxed);
@@ -41,19 +40,25 @@ fn line(text: impl Display) {
         0 => format!("{text}\n"),
         lost => format!("knock-daemon: nobody read stderr; {lost} lines are lost\n{text}\n"),
     };
-    // One write, so that lines of several processes do not mix. A stderr that is gone must not end the daemon.
+    // One write, so that lines of several processes do not mix. A closed stderr must not end the daemon.
     let _ = stderr.write_all(text.as_bytes());
 }
 
 /// More profiles than these would hide what a line says.
 const MAX_NAMED: usize = 5;
 
+/// The first of these names.
+pub(super) fn some_of(names: &[String]) -> String {
+    let shown = names.iter().take(MAX_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let others = if names.len() > MAX_NAMED { " and others" } else { "" };
+    format!("{shown}{others}")
+}
+
 /// That a flood can keep the knocks of these profiles, quoted names, from being logged.
 pub(super) fn can_be_silenced(profiles: &[String]) -> String {
-    let shown = profiles.iter().take(MAX_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
     format!(
-        "no `allow`, or one too wide to list, for the profiles {shown}{}: a flood of SYNs can silence their knocks\n\
+        "no `allow`, or one too wide to list, for the profiles {}: a flood of SYNs can silence their knocks\n\
          fix: write what they may ask for, as in allow = tcp/22",
-        if profiles.len() > MAX_NAMED { " and others" } else { "" }
+        some_of(profiles)
     )
 }

@@ -1,4 +1,4 @@
-//! What the kernel is set to, where that bears on a knock.
+//! Settings of the kernel that affect knocks.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use super::found::Found;
 
 /// Conntrack's settings.
 const NETFILTER: &str = "/proc/sys/net/netfilter";
-/// Fewer connections than this are soon reached by a flood, and then no grant can be made.
+/// With a lower maximum, a small flood fills the connection table, and then no grant can be made.
 const MIN_CONNECTIONS: u64 = 16_384;
 
-/// Says what conntrack is set to, as far as it can get in the way of a grant. `max_open` is how many there may be.
+/// Reports settings of conntrack that can prevent a grant. `max_open` is how many there may be.
 pub(super) fn conntrack(max_open: usize, found: &mut Found) {
     let setting = |name: &str| number(&Path::new(NETFILTER).join(name));
     if setting("nf_conntrack_tcp_be_liberal") == Some(1) {
@@ -65,10 +65,17 @@ fn number(path: &Path) -> Option<u64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Says whether somebody sets the clock. Nothing of a knock depends on it, but the times in the log do.
-pub(super) fn clock(found: &mut Found) {
+/// Reports whether the clock is synchronised. The times in the log depend on it, and what a stealth knock can fall back on.
+pub(super) fn clock(has_stealth: bool, found: &mut Found) {
     match is_synchronised() {
         Some(true) => found.say("clock", "synchronised"),
+        Some(false) if has_stealth => found.say(
+            "clock",
+            "WARNING: not synchronised, as far as the kernel knows: once it is more than half an hour off, a stealth knock is \
+             heard by its counter alone, and who loses that, or more than 255 knocks in a row, is locked out until the clock is \
+             right again\n\
+             fix: timedatectl set-ntp true",
+        ),
         Some(false) => found.say(
             "clock",
             "not synchronised, as far as the kernel knows: knocks do not need it, the times in the log do",

@@ -3,17 +3,19 @@
 use crate::daemon::confirmed_guard::ConfirmedGuard;
 use crate::daemon::trial_plan::Tried;
 use crate::grant::{Protocol, Service, listed};
+use crate::layout::keys::Layout;
 use crate::profile::files::ProfileFiles;
 
-/// As many services are tried at the most.
+/// At most this many services are tried.
 const MAX_TRIED: usize = 16;
-/// What is tried where nobody says what there is: what people close first.
+/// The port that is tried if no list names one: the one most often closed.
 const SSH: u16 = 22;
 
 /// What a profile can have.
 #[derive(Debug)]
 pub(super) struct Offer {
     pub(super) profile: String,
+    pub(super) layout: Layout,
     pub(super) knock_port: Option<u16>,
     /// None: any TCP port.
     services: Option<Vec<Service>>,
@@ -21,7 +23,7 @@ pub(super) struct Offer {
 }
 
 impl Offer {
-    /// Of each profile that is sound.
+    /// The offers of all valid profiles.
     pub(super) fn of_all(files: &[ProfileFiles], allow: Option<&[Service]>) -> Vec<Self> {
         files.iter().filter_map(|files| Self::of(files, allow)).collect()
     }
@@ -35,6 +37,7 @@ impl Offer {
         let services = both(limits, own.transpose().ok()?);
         Some(Self {
             profile: profile.name,
+            layout: profile.config.layout,
             knock_port: profile.config.knock_port,
             services,
             default_port: profile.config.port,
@@ -80,7 +83,7 @@ pub(super) fn to_try(offers: &[Offer], guard: Option<&ConfirmedGuard>) -> (Vec<T
     let tcp = offered.chain(guarded(guard));
     let tcp = tcp.filter(|service| service.protocol == Protocol::Tcp);
     let mut ports: Vec<u16> = tcp.map(|service| service.first_port).collect();
-    // Where anything may be asked for, what is asked for if nobody says what.
+    // Where every TCP port may be asked for: the profile's default.
     ports.extend(offers.iter().filter_map(|offer| offer.default_port));
     if ports.is_empty() {
         ports.push(SSH);
@@ -119,6 +122,7 @@ mod tests {
     fn offer(allow: Option<&[&str]>) -> Offer {
         Offer {
             profile: "a".into(),
+            layout: Layout::Classic,
             knock_port: Some(1),
             services: allow.map(services),
             default_port: None,

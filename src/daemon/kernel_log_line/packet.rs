@@ -6,7 +6,7 @@ use super::not_a_syn::NotASyn;
 use super::rest::Rest;
 use crate::syn::{LoggedSyn, SynFields};
 
-/// The SYN that the text behind a log prefix tells of.
+/// The SYN that the text after a log prefix describes.
 pub(crate) fn syn(text: &[u8]) -> Result<LoggedSyn<'_>, NotASyn> {
     Rest(text).syn()
 }
@@ -17,7 +17,7 @@ pub(crate) fn new_connection(text: &[u8]) -> Result<NewConnection, NotASyn> {
     Ok(NewConnection { source, destination, port: destination_port })
 }
 
-/// Whose connection came in, and where to.
+/// The two ends of a connection that came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NewConnection {
     /// The client.
@@ -50,13 +50,29 @@ impl<'l> Rest<'l> {
         let window = self.number(b"WINDOW=").ok_or(NotASyn::Malformed("WINDOW="))?;
         let reserved =
             self.hex(b"RES=0x", u8::is_ascii_hexdigit).ok_or(NotASyn::Malformed("RES="))?;
-        if reserved != b"00" || !self.skip(b"SYN ") || !self.0.starts_with(b"URGP=") {
-            return Err(NotASyn::OtherFlags);
-        }
+        let asks_for_ecn = self.flags(reserved).ok_or(NotASyn::OtherFlags)?;
         let options_hex = self.end_of_packet()?;
 
         let fields = SynFields { id, seq, ack, window };
-        Ok(LoggedSyn { source, destination, source_port, destination_port, fields, options_hex })
+        Ok(LoggedSyn {
+            source,
+            destination,
+            source_port,
+            destination_port,
+            fields,
+            asks_for_ecn,
+            options_hex,
+        })
+    }
+
+    /// The flags of a SYN, if they are that: SYN alone, or with the request for ECN, or with that for accurate ECN, whose
+    /// flag AE is a reserved bit to older kernels. Whether ECN is asked for.
+    fn flags(&mut self, reserved: &[u8]) -> Option<bool> {
+        const RESERVED_AE: &[u8] = b"04";
+        let has_ae = if self.skip(b"AE ") { reserved == b"00" } else { reserved == RESERVED_AE };
+        let asks_for_ecn = self.skip(b"CWR ECE ");
+        let is_known = asks_for_ecn && has_ae || !has_ae && reserved == b"00";
+        (is_known && self.skip(b"SYN ") && self.0.starts_with(b"URGP=")).then_some(asks_for_ecn)
     }
 
     /// A TCP packet's fields up to its ports, in the order in which `nf_log_syslog.c` prints them.
@@ -132,7 +148,7 @@ impl<'l> Rest<'l> {
         self.number::<u8>(b"TC=").ok_or(NotASyn::Malformed("TC="))?;
         self.number::<u8>(b"HOPLIMIT=").ok_or(NotASyn::Malformed("HOPLIMIT="))?;
         let label: u32 = self.number(b"FLOWLBL=").filter(|label| *label < 1 << 20).ok_or(LABEL)?;
-        // An extension header that says nothing of itself: hop-by-hop, destination options, routing.
+        // An extension header that the kernel prints without details: hop-by-hop, destination options, routing.
         while self.skip(b"OPT ( ) ") {}
         if self.0.starts_with(b"OPT ( FRAG:") || self.0.starts_with(b"FRAG:") {
             return Err(NotASyn::Fragment);
