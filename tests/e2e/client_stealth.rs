@@ -13,7 +13,7 @@ use base64::prelude::BASE64_STANDARD;
 use knockknock::layout::Request;
 use knockknock::layout::stealth::{StealthFields, StealthKeys};
 
-use crate::kernel_syn::{Ear, PORT, Syn, connect, set};
+use crate::ear::{Ear, PORT, Syn, connect, set};
 use crate::net::{FAMILIES, Family, Net};
 use crate::process::{Running, SOON};
 use crate::site::{HOST, Log, Site};
