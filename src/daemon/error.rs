@@ -62,7 +62,7 @@ pub(super) enum DaemonError {
     #[error(transparent)]
     Log(#[from] SourceError),
     /// No profile can be used, so no knock could be valid.
-    #[error("{0:?}: no profile to open for\nfix: make one: knock-genprofile NAME PORT")]
+    #[error("{0:?}: no profile to open for\nfix: make one: knock-genprofile NAME")]
     NoProfiles(PathBuf),
     /// The sandbox cannot be closed.
     #[error(transparent)]

@@ -37,7 +37,7 @@ mod guard;
 pub mod helper_handle;
 pub mod kernel_log_line;
 mod line_handler;
-mod live_tags;
+pub mod live_tags;
 mod load_profiles;
 mod lock;
 mod log_event;

@@ -33,6 +33,7 @@ mod client_plain;
 mod client_stealth;
 mod deaths;
 mod door;
+mod enrolment;
 mod firewall_script;
 mod flood;
 mod forged;
