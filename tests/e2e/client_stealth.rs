@@ -1,10 +1,11 @@
-//! `knock` and `knock-proxy` with a profile of the stealth layout: what leaves, what is spent, what is said. No daemon
-//! listens: these are the client's own promises.
+//! `knock` and `knock-proxy` with a profile of the stealth layout: what leaves, what is spent, what is said, without a
+//! daemon; and that they get in where there is one.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpStream};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
@@ -13,10 +14,11 @@ use base64::prelude::BASE64_STANDARD;
 use knockknock::layout::Request;
 use knockknock::layout::stealth::{StealthFields, StealthKeys};
 
-use crate::kernel_syn::{Ear, PORT, Syn, connect, set};
+use crate::connection::Reach;
+use crate::ear::{Ear, PORT, Syn, connect, set};
 use crate::net::{FAMILIES, Family, Net};
-use crate::process::{Running, SOON};
-use crate::site::{HOST, Log, Site};
+use crate::process::{Running, SOON, wait_until};
+use crate::site::{HOST, Log, Site, write_private};
 use crate::user::{User, said, wrote};
 
 const SECRET: [u8; 32] = *b"32 bytes that nobody else knows.";
@@ -28,7 +30,12 @@ const QUIET: Duration = Duration::from_millis(300);
 fn site(family: Family, more: &str) -> (Site, User) {
     let site = Site::prepare(Net::lan(), Log::Kmsg, "");
     site.net.server.run(&["nft", "flush", "ruleset"]);
-    let user = User::new(&site, family);
+    let user = user(&site, family, more);
+    (site, user)
+}
+
+fn user(site: &Site, family: Family, more: &str) -> User {
+    let user = User::new(site, family);
     for file in ["cipher.key", "mac.key"] {
         fs::remove_file(user.profile().join(file)).unwrap();
     }
@@ -42,6 +49,21 @@ fn site(family: Family, more: &str) -> (Site, User) {
         fs::write(user.profile().join(name), content).unwrap();
     }
     user.own();
+    user
+}
+
+/// The same with our guard and a daemon that knows the profile.
+fn guarded(net: Net, family: Family) -> (Site, User) {
+    let mut site = Site::prepare(net, Log::Kmsg, "delay = 600\n");
+    let dir = site.profile("laptop");
+    DirBuilder::new().mode(0o700).create(&dir).unwrap();
+    write_private(&dir.join("secret.key"), BASE64_STANDARD.encode(SECRET) + "\n");
+    write_private(&dir.join("config"), "[main]\nlayout = stealth\n");
+    write_private(&dir.join("counter"), "0\n");
+    site.net.server.run(&["nft", "flush", "ruleset"]);
+    site.script(&["--only", &format!("tcp/{PORT}")]);
+    site.start_daemon();
+    let user = user(&site, family, "");
     (site, user)
 }
 
@@ -198,6 +220,42 @@ fn the_proxy_knocks_with_it_too() {
     let mut reply = [0; 2];
     stream.read_exact(&mut reply).unwrap();
     assert_eq!(reply, [5, 5], "refused");
+}
+
+#[test]
+fn a_knock_at_the_asked_port_gets_in_once_behind_a_nat_too() {
+    for net in [Net::lan, Net::nat] {
+        for family in FAMILIES {
+            let (mut site, user) = guarded(net(), family);
+            let service = site.net.server.echo(PORT);
+            for nth in 1..=3 {
+                assert_eq!(site.reach(family, PORT), Reach::Refused);
+                let output = user.knock(&site.net.client, &["-p", "2222", HOST], "");
+                assert!(output.status.success(), "{}", said(&output));
+                wait_until(SOON, "a grant", || site.opened() == nth);
+                assert_eq!(site.reach(family, PORT), Reach::Connected);
+                wait_until(SOON, "the grant is closed", || site.came_in() == nth);
+            }
+            assert_eq!(site.reach(family, PORT), Reach::Refused);
+            assert_eq!(service.accepted(), 3);
+        }
+    }
+}
+
+#[test]
+fn knock_and_connect_gets_in_with_one_knock() {
+    for family in FAMILIES {
+        let (mut site, user) = guarded(Net::lan(), family);
+        let _service = site.net.server.echo(PORT);
+        let target = format!("{HOST}:{PORT}");
+        for nth in 1..=5 {
+            let output = user.knock(&site.net.client, &["-v", "-W", &target], "ping");
+            let text = said(&output);
+            assert_eq!(wrote(&output), "ping", "{text}");
+            assert!(text.contains("(SYNs: 1, counters: 1, "), "{text}");
+            wait_until(SOON, "the grant is closed", || site.came_in() == nth);
+        }
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod connection;
 #[allow(dead_code, reason = "some of it is for the benchmarks, which share it")]
 mod cost;
 mod delay;
+mod ear;
 mod kernel_log;
 mod net;
 mod process;
@@ -48,4 +49,5 @@ mod proxy;
 mod recipes;
 mod resync;
 mod rotation;
+mod source_port;
 mod stealth;

@@ -27,9 +27,10 @@ const HEADERS_V4: u32 = 40;
 const HEADERS_V6: u32 = 60;
 /// The largest segment of an IPv4 packet.
 const MAX_MSS_V4: u32 = 65_535 - HEADERS_V4;
-/// The largest of an IPv6 packet that is no jumbogram; above it, the kernel says "any".
+/// The largest of an IPv6 packet that is no jumbogram. Above it, which only a loopback interface with a changed MTU is, the
+/// kernel says "any" (older ones 65535).
 const MAX_MSS_V6: u32 = 65_535 - 20;
-const ANY_MSS: u32 = 65_535;
+const ANY_MSS: u32 = 65_534;
 
 /// Labels that no router keeps a state for (`IPV6_FLOWLABEL_STATELESS_FLAG`).
 const STATELESS_LABEL: u32 = 0x8_0000;
