@@ -49,3 +49,4 @@ mod resync;
 mod rotation;
 mod stealth_attempts;
 mod stealth_warden;
+mod stealth_wrong;

@@ -3,10 +3,13 @@
 //! The kernel counts source ports up for each pair of addresses and destination port, whatever the namespace. So no two tests
 //! may use the same destination port at the same time: [`fresh_port`].
 
+use std::any::Any;
 use std::collections::{HashMap, VecDeque};
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,20 +28,31 @@ pub(crate) const UNANSWERED: Duration = Duration::from_millis(1150);
 /// What is changed in a SYN. The attempts to a port are numbered from 0.
 pub(crate) type Change = fn(&mut Segment, u32);
 
+/// Part of a program that makes attempts.
+pub(crate) trait Knocker: Sync {
+    /// Does what takes time. What this gives sends one SYN, and gives what has to be kept for a while.
+    fn prepare(&self) -> Box<dyn FnOnce() -> Box<dyn Any> + '_>;
+}
+
 /// How the host makes one attempt.
 #[derive(Clone, Copy)]
-pub(crate) enum Act {
+pub(crate) enum Act<'a> {
     /// As any program does, to a port.
     Connect(u16),
     /// By hand, to a port.
     Imitate(u16, Change),
     /// The same, and the same packet once more a second later.
     ImitateTwice(u16),
+    /// By a program of ours, to a port.
+    Knock(u16, &'a dyn Knocker),
 }
 
-impl Act {
+impl Act<'_> {
     fn port(self) -> u16 {
-        let (Self::Connect(port) | Self::Imitate(port, _) | Self::ImitateTwice(port)) = self;
+        let (Self::Connect(port)
+        | Self::Imitate(port, _)
+        | Self::ImitateTwice(port)
+        | Self::Knock(port, _)) = self;
         port
     }
 }
@@ -54,8 +68,8 @@ pub(crate) fn fresh_port() -> u16 {
 pub(crate) fn right(_: &mut Segment, _: u32) {}
 
 /// Mixes `rows` of equal acts, each `(how many, what)`, evenly and at random.
-pub(crate) fn mix(pattern: &mut Pattern, rows: &[(usize, Act)]) -> Vec<Act> {
-    let mut acts: Vec<(u32, Act)> = Vec::new();
+pub(crate) fn mix<'a>(pattern: &mut Pattern, rows: &[(usize, Act<'a>)]) -> Vec<Act<'a>> {
+    let mut acts: Vec<(u32, Act<'_>)> = Vec::new();
     for (count, act) in rows {
         acts.extend((0..*count).map(|_| (pattern.random(), *act)));
     }
@@ -68,7 +82,7 @@ pub(crate) fn make(
     net: &Net,
     pattern: &mut Pattern,
     family: Family,
-    acts: &[Act],
+    acts: &[Act<'_>],
     pause: Duration,
     patience: Duration,
 ) -> Made {
@@ -76,7 +90,7 @@ pub(crate) fn make(
     let server = net.server.address(family);
     net.client.inside(|| {
         let mut out = out();
-        let mut open: VecDeque<(Instant, OwnedFd)> = VecDeque::new();
+        let mut open: VecDeque<(Instant, Box<dyn Any>)> = VecDeque::new();
         let mut again: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
         let mut when = Instant::now();
         let mut numbers: HashMap<u16, u32> = HashMap::new();
@@ -91,8 +105,9 @@ pub(crate) fn make(
             match ready {
                 Ready::Connect(socket, to) => {
                     begin_connect(&socket, to);
-                    open.push_back((Instant::now() + patience, socket));
+                    open.push_back((Instant::now() + patience, Box::new(socket)));
                 }
+                Ready::Knock(send) => open.push_back((Instant::now() + patience, send())),
                 Ready::Send(packet, is_sent_twice) => {
                     pattern.send(&mut *out, &packet);
                     if is_sent_twice {
@@ -117,14 +132,15 @@ pub(crate) fn make(
 }
 
 /// An attempt that is about to be made.
-enum Ready {
+enum Ready<'a> {
     Connect(OwnedFd, SocketAddr),
     /// A packet, and whether it is sent twice.
     Send(Vec<u8>, bool),
+    Knock(Box<dyn FnOnce() -> Box<dyn Any> + 'a>),
 }
 
-impl Ready {
-    fn new(act: Act, number: u32, server: IpAddr, pattern: &mut Pattern) -> Self {
+impl<'a> Ready<'a> {
+    fn new(act: Act<'a>, number: u32, server: IpAddr, pattern: &mut Pattern) -> Self {
         let (port, change, is_sent_twice): (_, Change, _) = match act {
             Act::Connect(port) => {
                 let to = SocketAddr::new(server, port);
@@ -132,6 +148,7 @@ impl Ready {
             }
             Act::Imitate(port, change) => (port, change, false),
             Act::ImitateTwice(port) => (port, right, true),
+            Act::Knock(_, knocker) => return Self::Knock(knocker.prepare()),
         };
         let mut syn = pattern.new_syn(port);
         change(&mut syn, number);
@@ -156,5 +173,41 @@ impl Made {
     pub(crate) fn read(net: &Net, family: Family, file: PathBuf) -> Self {
         let attempts = attempts(&recording::read(&file), net.client.address(family));
         Self { file, attempts }
+    }
+}
+
+/// The program `knock` with a profile for the server's address of a family.
+pub(crate) struct KnockProgram {
+    profiles: PathBuf,
+    name: String,
+    port: u16,
+}
+
+impl KnockProgram {
+    /// Makes the profile as `arguments` of `knock-genprofile` say, of which the first is its name. The knocks ask for `port`.
+    pub(crate) fn new(net: &Net, family: Family, arguments: &[&str], port: u16) -> Self {
+        let dir = net.path("knockknock.d");
+        let mut genprofile = Command::new(env!("CARGO_BIN_EXE_knock-genprofile"));
+        let made = genprofile.arg("--config-dir").arg(&dir).args(arguments).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let (profiles, name) = (dir.join("profiles"), arguments[0].to_owned());
+        let config = profiles.join(&name).join("config");
+        let text = fs::read_to_string(&config).unwrap();
+        let address = net.server.address(family);
+        fs::write(&config, format!("{text}address = {address}\n")).unwrap();
+        Self { profiles, name, port }
+    }
+}
+
+impl Knocker for KnockProgram {
+    fn prepare(&self) -> Box<dyn FnOnce() -> Box<dyn Any>> {
+        let mut knock = Command::new(env!("CARGO_BIN_EXE_knock"));
+        knock.args(["--wait", "0", "-p", &self.port.to_string(), "--profiles"]);
+        knock.arg(&self.profiles).arg(&self.name);
+        Box::new(move || {
+            let output = knock.output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            Box::new(())
+        })
     }
 }

@@ -32,7 +32,7 @@ pub(crate) fn by_port(attempts: &[Attempt], knocks: u16, real: u16) -> Sides<'_>
 }
 
 /// Tells those that the kernel made from the others.
-pub(crate) fn by_act<'a>(attempts: &'a [Attempt], acts: &[Act]) -> Sides<'a> {
+pub(crate) fn by_act<'a>(attempts: &'a [Attempt], acts: &[Act<'_>]) -> Sides<'a> {
     assert_eq!(attempts.len(), acts.len());
     Sides::of(attempts, |attempt| match acts[attempt.index] {
         Act::Connect(_) => Side::Real,
