@@ -62,7 +62,7 @@ fuzz() {
 build=(--sanitizer "$sanitizer" --target-dir "fuzz/target/$sanitizer")
 
 say "== build"
-cargo test --quiet --locked --test properties -- --ignored write_seeds >/dev/null
+cargo run --quiet --locked --manifest-path fuzz/Cargo.toml --target-dir target --example write_seeds
 fuzz build "${build[@]}"
 for target in "${targets[@]}"; do
     say "== $target: $runs cases, sanitizer $sanitizer"

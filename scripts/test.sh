@@ -75,7 +75,7 @@ nf_log_hold
 dir=$(mktemp -d /var/tmp/knockknock-test.XXXXXX)
 chmod 755 "$dir"
 # They wait more than they compute: one more at a time than there are processors.
-step env TMPDIR="$dir" RUST_TEST_THREADS=$(($(nproc) + 1)) KNOCKKNOCK_ALL_MUTATIONS=1 cargo test --locked --features e2e --no-fail-fast
+step env TMPDIR="$dir" RUST_TEST_THREADS=$(($(nproc) + 1)) KNOCKKNOCK_ALL_CASES=1 cargo test --locked --features e2e --no-fail-fast
 # A helper that does what its filter forbids is another build.
 step env TMPDIR="$dir" cargo test --locked --features e2e,misbehave --test privileged -- confinement that_traces
 say "all is well"

@@ -67,11 +67,11 @@ Exit status: 0 made, 1 not made (nothing is left behind), 2 wrong usage.";
 pub fn main() -> ExitCode {
     let args = GenprofileArgs::parse();
     let allow = args.services().unwrap_or_else(|wrong| wrong.exit());
-    match create(&args.config_dir, &args.name, args.port, &allow) {
+    match create(&args.config_dir, &args.name, Some(args.port), &allow) {
         Ok((dir, in_config)) => {
             let mut said = made(&args, &dir, &allow, &in_config);
             said.push_str(&next_steps(&args, &dir, &allow));
-            // The profile is made; that nobody reads what is said about it changes nothing.
+            // The profile exists; a closed standard output is no error.
             let _ = io::stdout().write_all(said.as_bytes());
             ExitCode::SUCCESS
         }
@@ -105,7 +105,7 @@ impl GenprofileArgs {
         std::path::absolute(&self.config_dir).unwrap_or_else(|_| self.config_dir.clone())
     }
 
-    /// What other programs have to be told, where the directory is not the usual one.
+    /// The option that other programs need if the directory is not the default.
     fn config_dir_option(&self) -> String {
         if self.config_dir == Path::new(CONFIG_DIR) {
             String::new()
@@ -153,7 +153,8 @@ wrote `allow = {line}` to its config; {config} has an `allow`, and stays as it i
     format!("made the profile {} in {dir}, knock port {}\n{limits}", args.name, args.port)
 }
 
-/// One profile, one daemon, one guard line. The client comes first: who closes a door from outside has to come in again.
+/// One profile, one daemon, one guard line. The client comes first: an admin who closes the port over the network needs
+/// the profile to get in again.
 fn next_steps(args: &GenprofileArgs, dir: &Path, allow: &[Service]) -> String {
     let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     let host = host.filter(|name| !name.is_empty()).unwrap_or_else(|| "SERVER".into());

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use knockknock::layout::stealth::steps::{StealthReceiver, StealthSender, step_of};
+use knockknock::layout::steps::{StealthReceiver, StealthSender, step_of};
 
 /// Some day in 2026, in seconds of Unix time.
 const START: i64 = 1_790_000_000;

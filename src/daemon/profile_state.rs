@@ -7,6 +7,7 @@ use super::policy::Policy;
 use crate::counter::{Counter, CounterError};
 use crate::grant::{NotAService, Service, Spend};
 use crate::layout::Request;
+use crate::layout::keys::LayoutKeys;
 use crate::layout::receiver::{FAR, Receiver};
 use crate::privileged::limits::Limits;
 use crate::profile::error::ProfileError;
@@ -60,21 +61,27 @@ impl ProfileState {
         let config_path = files.dir().join("config");
         let (profile, counter) = files.parse()?;
         let allow = profile.config.allow.as_deref().map(services).transpose();
-        let allow =
-            allow.map_err(|why| ProfileError::BadConfig(config_path, format!("allow: {why}")))?;
+        let allow = allow
+            .map_err(|why| ProfileError::BadConfig(config_path.clone(), format!("allow: {why}")))?;
         let ProfileDefaults { seconds, spend, error_window } = defaults;
         let policy = Policy { default_port: profile.config.port, allow, seconds, spend };
+        let (LayoutKeys::Classic(keys), Some(knock_port)) =
+            (profile.keys, profile.config.knock_port)
+        else {
+            let why = "the stealth layout is not served yet";
+            return Err(ProfileError::BadConfig(config_path, why.into()));
+        };
         let next = counter.read()?;
         let state = Self {
             name: profile.name,
-            receiver: Receiver::new(profile.keys, next, error_window, FAR),
+            receiver: Receiver::new(keys, next, error_window, FAR),
             requests: policy.requests(limits),
             expected_from: next,
             policy,
             counter,
             remembered: VecDeque::new(),
         };
-        Ok((profile.config.knock_port, state))
+        Ok((knock_port, state))
     }
 
     /// Makes it durable that the counter `used` is used, and goes on after it. Where that fails, nothing has changed.

@@ -17,7 +17,7 @@ const MAX_SOURCES: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct RejectedKnocks {
     ports: HashMap<u16, RejectedAtPort>,
-    /// The ports with something to report: what a wake-up costs does not grow with the profiles.
+    /// The ports with something to report, so that the cost of a wake-up does not grow with the number of profiles.
     pending: BTreeSet<u16>,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct RejectedKnocks {
 struct RejectedAtPort {
     report: RejectedReport,
     quiet_until: Option<Instant>,
-    /// The last one. Where a firewall logs too what our table has logged, it counts once.
+    /// The last one: a knock that our table and another firewall both log counts once.
     last: Option<(SynFields, IpAddr, u16)>,
 }
 
@@ -47,14 +47,14 @@ pub(super) struct RejectedReport {
     sources: BTreeMap<IpAddr, u64>,
 }
 
-/// What came of counting a knock.
+/// Whether a counted knock is reported.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Counted {
     /// This is to be reported now.
     Report(RejectedReport),
     /// It is reported later.
     Pending,
-    /// It is the knock before, logged once more.
+    /// It is the previous knock, logged again.
     Duplicate,
 }
 

@@ -34,6 +34,13 @@ pub enum FileError {
     TooLarge(PathBuf, u64),
 }
 
+impl FileError {
+    /// Whether there is no such file.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Unreadable(_, why) if why.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// Reads the file at `path`, which may be a link, if it has at most `max_len` bytes. It is opened once, and what is checked is
 /// what is read.
 pub(crate) fn read_checked(path: &Path, max_len: u64) -> Result<CheckedFile, FileError> {

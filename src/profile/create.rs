@@ -16,20 +16,21 @@ use super::config::ProfileConfig;
 use super::error::CreateError;
 use super::names;
 use crate::grant::{Service, listed};
-use crate::layout::classic::KEY_LEN;
+use crate::layout::keys::Layout;
 
-/// Makes the profile `name` with fresh random keys in `config_dir`, and returns its directory (0700, files 0600). It may
-/// ask for what `allow` names, if that names anything; then `config` gets the same line, unless it has one.
+/// Makes the profile `name` with fresh random keys in `config_dir`, and returns its directory (0700, files 0600): of the
+/// classic layout where there is a `knock_port`, else of the stealth layout. It may ask for what `allow` names, if that names
+/// anything; then `config` gets the same line, unless it has one.
 ///
 /// It is built under a hidden name, synced, and then renamed: a profile that is there is whole.
 pub(crate) fn create(
     config_dir: &Path,
     name: &str,
-    knock_port: u16,
+    knock_port: Option<u16>,
     allow: &[Service],
 ) -> Result<(PathBuf, InConfig), CreateError> {
     check_name(name)?;
-    if knock_port == 0 {
+    if knock_port == Some(0) {
         return Err(CreateError::PortZero);
     }
     let profiles_dir = &config_dir.join("profiles");
@@ -43,7 +44,9 @@ pub(crate) fn create(
     if dir.symlink_metadata().is_ok() {
         return Err(CreateError::Exists(dir));
     }
-    refuse_taken_port(profiles_dir, knock_port)?;
+    if let Some(knock_port) = knock_port {
+        refuse_taken_port(profiles_dir, knock_port)?;
+    }
 
     let hidden = Unfinished(profiles_dir.join(format!(".new-{}", process::id())));
     write_files(&hidden.0, knock_port, allow).map_err(|why| failed(&hidden.0, why))?;
@@ -73,21 +76,23 @@ fn refuse_taken_port(profiles_dir: &Path, knock_port: u16) -> Result<(), CreateE
     for other in names(profiles_dir).map_err(|why| CreateError::Io(profiles_dir.to_owned(), why))? {
         let path = profiles_dir.join(&other).join("config");
         let bytes = fs::read(&path).map_err(|why| CreateError::Io(path.clone(), why))?;
-        if ProfileConfig::parse(&bytes, &path)?.knock_port == knock_port {
+        let config = ProfileConfig::parse(&bytes, &path)?;
+        if config.layout == Layout::Classic && config.knock_port == Some(knock_port) {
             return Err(CreateError::PortTaken(knock_port, other));
         }
     }
     Ok(())
 }
 
-fn write_files(dir: &Path, knock_port: u16, allow: &[Service]) -> io::Result<()> {
+fn write_files(dir: &Path, knock_port: Option<u16>, allow: &[Service]) -> io::Result<()> {
     private_dir(false).create(dir)?;
     // What the umask took away is given back to the owner; others never had anything.
     fs::set_permissions(dir, Permissions::from_mode(0o700))?;
-    for name in ["cipher.key", "mac.key"] {
-        let mut key = Zeroizing::new([0; KEY_LEN]);
-        getrandom::fill(&mut *key).map_err(io::Error::from)?;
-        let mut line = Zeroizing::new(BASE64_STANDARD.encode(*key));
+    let layout = if knock_port.is_some() { Layout::Classic } else { Layout::Stealth };
+    for (name, length) in layout.key_files() {
+        let mut key = Zeroizing::new(vec![0; *length]);
+        getrandom::fill(&mut key).map_err(io::Error::from)?;
+        let mut line = Zeroizing::new(BASE64_STANDARD.encode(&*key));
         line.push('\n');
         write_file(&dir.join(name), line.as_bytes())?;
     }
@@ -96,7 +101,11 @@ fn write_files(dir: &Path, knock_port: u16, allow: &[Service]) -> io::Result<()>
         [] => String::new(),
         services => format!("allow = {}\n", listed(services, ", ")),
     };
-    let config = format!("[main]\nknock_port = {knock_port}\n{allow}\n");
+    let knocks = match knock_port {
+        Some(port) => format!("knock_port = {port}\n"),
+        None => format!("layout = {}\n", layout.name()),
+    };
+    let config = format!("[main]\n{knocks}{allow}\n");
     write_file(&dir.join("config"), config.as_bytes())?;
     File::open(dir)?.sync_all()
 }
@@ -147,11 +156,11 @@ mod tests {
     fn a_new_profile_loads_and_is_its_owner_s_alone() {
         let dir = tempfile::tempdir().unwrap();
         let config_dir = dir.path().join("etc");
-        let (made, in_config) = create(&config_dir, "laptop", 666, &[]).unwrap();
+        let (made, in_config) = create(&config_dir, "laptop", Some(666), &[]).unwrap();
         assert_eq!(made, config_dir.join("profiles/laptop"));
         let (profile, counter) = Profile::load(&made).unwrap();
-        assert_eq!((profile.name.as_str(), profile.config.knock_port), ("laptop", 666));
-        assert_eq!(counter.read().unwrap(), 0);
+        assert_eq!((profile.name.as_str(), profile.config.knock_port), ("laptop", Some(666)));
+        assert_eq!(counter.read::<u32>().unwrap(), 0);
         assert_eq!(mode(&made), 0o700);
         for file in ["cipher.key", "mac.key", "counter", "config"] {
             assert_eq!(mode(&made.join(file)), 0o600, "{file}");
@@ -163,11 +172,32 @@ mod tests {
     }
 
     #[test]
+    fn without_a_knock_port_it_has_the_stealth_layout() {
+        let dir = tempfile::tempdir().unwrap();
+        let (made, _) = create(dir.path(), "laptop", None, &services(&["tcp/22"])).unwrap();
+        let mut files: Vec<_> =
+            fs::read_dir(&made).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        files.sort_unstable();
+        assert_eq!(files, ["config", "counter", "secret.key"]);
+        assert_eq!(
+            fs::read_to_string(made.join("config")).unwrap(),
+            "[main]\nlayout = stealth\nallow = tcp/22\n\n"
+        );
+        let (profile, counter) = Profile::load(&made).unwrap();
+        assert_eq!(profile.keys.layout(), Layout::Stealth);
+        assert_eq!(profile.config.knock_port, None);
+        assert_eq!(counter.read::<u64>().unwrap(), 0);
+        // A knock port is the classic layout's alone.
+        create(dir.path(), "phone", None, &[]).unwrap();
+        create(dir.path(), "old", Some(666), &[]).unwrap();
+    }
+
+    #[test]
     fn what_it_may_ask_for_is_in_the_profile_and_in_a_config_that_names_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("config");
         let allow = services(&["tcp/22", "udp/51820"]);
-        let (made, in_config) = create(dir.path(), "a", 1, &allow).unwrap();
+        let (made, in_config) = create(dir.path(), "a", Some(1), &allow).unwrap();
         assert_eq!(in_config, InConfig::Written);
         assert_eq!(
             fs::read(made.join("config")).unwrap(),
@@ -179,12 +209,13 @@ mod tests {
 
         fs::write(&config, "# mine\n[main]\ndelay = 20\n").unwrap();
         fs::set_permissions(&config, Permissions::from_mode(0o644)).unwrap();
-        create(dir.path(), "b", 2, &services(&["tcp/80-90"])).unwrap();
+        create(dir.path(), "b", Some(2), &services(&["tcp/80-90"])).unwrap();
         let written = "# mine\n[main]\nallow = tcp/80-90\ndelay = 20\n";
         assert_eq!(fs::read_to_string(&config).unwrap(), written);
         assert_eq!(mode(&config), 0o644);
 
-        let (_, in_config) = create(dir.path(), "c", 3, &services(&["tcp/85", "tcp/443"])).unwrap();
+        let (_, in_config) =
+            create(dir.path(), "c", Some(3), &services(&["tcp/85", "tcp/443"])).unwrap();
         let allow = Some(services(&["tcp/80-90"]));
         assert_eq!(in_config, InConfig::Kept { allow, missing: services(&["tcp/443"]) });
         assert_eq!(fs::read_to_string(&config).unwrap(), written, "what is there stays");
@@ -196,7 +227,7 @@ mod tests {
         let real = dir.path().join("real");
         fs::write(&real, "[main]\n").unwrap();
         std::os::unix::fs::symlink(&real, dir.path().join("config")).unwrap();
-        create(dir.path(), "a", 1, &services(&["tcp/22"])).unwrap();
+        create(dir.path(), "a", Some(1), &services(&["tcp/22"])).unwrap();
         assert!(dir.path().join("config").is_symlink());
         assert_eq!(fs::read(&real).unwrap(), b"[main]\nallow = tcp/22\n");
     }
@@ -206,7 +237,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for text in ["[mian]\n", "[main]\nallow = ssh\n", "delay = 3\n"] {
             fs::write(dir.path().join("config"), text).unwrap();
-            let error = create(dir.path(), "a", 1, &services(&["tcp/22"])).unwrap_err();
+            let error = create(dir.path(), "a", Some(1), &services(&["tcp/22"])).unwrap_err();
             assert!(matches!(&error, CreateError::BadConfig(..)), "{error}");
             assert_eq!(fs::read_to_string(dir.path().join("config")).unwrap(), text);
             let left = fs::read_dir(dir.path()).unwrap().count();
@@ -218,7 +249,7 @@ mod tests {
     fn two_profiles_have_different_keys() {
         let dir = tempfile::tempdir().unwrap();
         let keys = |name, port| {
-            let (made, _) = create(dir.path(), name, port, &[]).unwrap();
+            let (made, _) = create(dir.path(), name, Some(port), &[]).unwrap();
             ["cipher.key", "mac.key"].map(|file| fs::read(made.join(file)).unwrap())
         };
         let (a, b) = (keys("a", 1), keys("b", 2));
@@ -228,7 +259,7 @@ mod tests {
     #[test]
     fn what_is_refused_leaves_everything_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
-        create(dir.path(), "taken", 666, &[]).unwrap();
+        create(dir.path(), "taken", Some(666), &[]).unwrap();
         let long = "x".repeat(201);
         for (name, port) in [
             ("taken", 667),
@@ -245,7 +276,7 @@ mod tests {
             (&long, 667),
         ] {
             assert!(
-                create(dir.path(), name, port, &services(&["tcp/22"])).is_err(),
+                create(dir.path(), name, Some(port), &services(&["tcp/22"])).is_err(),
                 "{name:?} {port}"
             );
         }

@@ -8,7 +8,6 @@ use thiserror::Error;
 use super::checked_file::FileError;
 use super::roots::NotRoots;
 use crate::counter::CounterError;
-use crate::layout::classic::KEY_LEN;
 
 /// What is wrong with a profile on disk.
 #[derive(Debug, Error)]
@@ -19,11 +18,11 @@ pub enum ProfileError {
     /// On the server: somebody else than root could change it.
     #[error(transparent)]
     NotRoots(#[from] NotRoots),
-    /// A key file does not hold one base64 line of 16 bytes.
+    /// A key file does not hold one base64 line of as many bytes as its key has.
     #[error(
-        "{0:?}: not a key ({KEY_LEN} bytes as one line of base64)\nfix: copy it again, or make a new profile"
+        "{0:?}: not a key ({1} bytes as one line of base64)\nfix: copy it again, or make a new profile"
     )]
-    BadKey(PathBuf),
+    BadKey(PathBuf, usize),
     /// The keys are those of the example that everybody can read.
     #[error(
         "{0:?}: the keys of the published example, which everybody knows\nfix: make a new profile with knock-genprofile"

@@ -1,5 +1,6 @@
 //! The files of a profile as bytes: opened and read, not yet looked at.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -11,24 +12,30 @@ use super::Profile;
 use super::checked_file::{FileError, read_checked, refuse_writable_by_others};
 use super::config::ProfileConfig;
 use super::error::ProfileError;
-use super::roots::roots_alone;
+use super::roots::{NotRoots, roots_alone};
 use crate::counter::{self, Counter};
 use crate::layout::classic::{KEY_LEN, Keys};
+use crate::layout::keys::{Layout, LayoutKeys};
+use crate::layout::stealth::{SECRET_LEN, StealthKeys};
 
 /// No file of a profile is anywhere near as large, in bytes.
 const MAX_LEN: u64 = 16 * 1024;
 
+/// Every file that has a key in one of the layouts. Which of them a profile has is known only when its config is parsed.
+const KEY_FILES: [&str; 3] = ["cipher.key", "mac.key", "secret.key"];
+
 /// The keys of `profiles/example` in the repository. They are published, so they open nothing.
-const EXAMPLE_KEYS: [&[u8; KEY_LEN]; 2] = [b"example, do not ", b"use these keys!!"];
+const EXAMPLE_KEYS: [&[u8]; 2] = [b"example, do not ", b"use these keys!!"];
 
 /// The bytes of a profile's files and its open counter. What reads them needs no privilege to parse them.
 /// No `Debug`: it would show the keys.
 pub struct ProfileFiles {
     dir: PathBuf,
-    cipher_key: Zeroizing<Vec<u8>>,
-    mac_key: Zeroizing<Vec<u8>>,
+    /// Of [`KEY_FILES`] those that are there.
+    keys: [Option<Zeroizing<Vec<u8>>>; KEY_FILES.len()],
     config: Zeroizing<Vec<u8>>,
-    counter: Counter,
+    /// None: there is no such file.
+    counter: Option<Counter>,
     readable_by_others: bool,
 }
 
@@ -43,7 +50,13 @@ impl ProfileFiles {
     /// The same on the server, where root reads for a process that acts on it: nothing of it may be in others' hands.
     pub(crate) fn read_of_root(dir: &Path) -> Result<Self, ProfileError> {
         roots_alone(dir)?;
-        for name in ["cipher.key", "mac.key", "config", counter::FILE_NAME] {
+        for name in KEY_FILES {
+            match roots_alone(&dir.join(name)) {
+                Err(NotRoots::Unreadable(_, why)) if why.kind() == ErrorKind::NotFound => {}
+                checked => checked?,
+            }
+        }
+        for name in ["config", counter::FILE_NAME] {
             roots_alone(&dir.join(name))?;
         }
         Self::read(dir)
@@ -54,21 +67,28 @@ impl ProfileFiles {
         let unreadable = |why| FileError::Unreadable(dir.to_owned(), why);
         let dir_metadata = dir.metadata().map_err(unreadable)?;
         refuse_writable_by_others(dir, &dir_metadata)?;
-        let cipher_key = read_checked(&dir.join("cipher.key"), MAX_LEN)?;
-        let mac_key = read_checked(&dir.join("mac.key"), MAX_LEN)?;
-        let config = read_checked(&dir.join("config"), MAX_LEN)?;
-        let counter = Counter::open(dir)?;
-        refuse_writable_by_others(&dir.join(counter::FILE_NAME), &counter.metadata()?)?;
-        let private_dir = dir_metadata.mode() & 0o077 == 0;
-        Ok(Self {
-            dir: dir.to_owned(),
-            readable_by_others: !private_dir
-                && (cipher_key.readable_by_others || mac_key.readable_by_others),
-            cipher_key: cipher_key.bytes,
-            mac_key: mac_key.bytes,
-            config: config.bytes,
-            counter,
-        })
+        let is_private = dir_metadata.mode() & 0o077 == 0;
+        let mut readable_by_others = false;
+        let mut keys = [const { None }; KEY_FILES.len()];
+        for (name, key) in KEY_FILES.iter().zip(&mut keys) {
+            match read_checked(&dir.join(name), MAX_LEN) {
+                Ok(file) => {
+                    readable_by_others |= file.readable_by_others && !is_private;
+                    *key = Some(file.bytes);
+                }
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let config = read_checked(&dir.join("config"), MAX_LEN)?.bytes;
+        let counter = match Counter::open(dir) {
+            Err(error) if error.is_not_found() => None,
+            opened => Some(opened?),
+        };
+        if let Some(counter) = &counter {
+            refuse_writable_by_others(&dir.join(counter::FILE_NAME), &counter.metadata()?)?;
+        }
+        Ok(Self { dir: dir.to_owned(), keys, config, counter, readable_by_others })
     }
 
     /// The profile's directory.
@@ -84,34 +104,52 @@ impl ProfileFiles {
     }
 
     /// Parses the bytes, and gives the counter away with what they say.
+    ///
+    /// A client with the stealth layout needs no counter to be there: the clock decides then, and the file is made.
     pub fn parse(self) -> Result<(Profile, Counter), ProfileError> {
-        Ok((self.profile()?, self.counter))
+        let profile = self.profile()?;
+        let counter = match (self.counter, profile.config.layout) {
+            (Some(counter), _) => counter,
+            (None, Layout::Stealth) => Counter::create(&self.dir)?,
+            (None, Layout::Classic) => Counter::open(&self.dir)?,
+        };
+        Ok((profile, counter))
     }
 
     /// Parses the bytes. The name is the directory's.
     pub(crate) fn profile(&self) -> Result<Profile, ProfileError> {
-        let cipher = key(&self.cipher_key, &self.dir.join("cipher.key"))?;
-        let mac = key(&self.mac_key, &self.dir.join("mac.key"))?;
-        if EXAMPLE_KEYS.contains(&&*cipher) || EXAMPLE_KEYS.contains(&&*mac) {
-            return Err(ProfileError::ExampleKeys(self.dir.clone()));
-        }
         let config = ProfileConfig::parse(&self.config, &self.dir.join("config"))?;
+        let keys = match config.layout {
+            Layout::Classic => LayoutKeys::Classic(Keys::new(
+                *self.key::<KEY_LEN>("cipher.key")?,
+                *self.key::<KEY_LEN>("mac.key")?,
+            )),
+            Layout::Stealth => {
+                LayoutKeys::Stealth(StealthKeys::new(&*self.key::<SECRET_LEN>("secret.key")?))
+            }
+        };
         let name =
             self.dir.file_name().unwrap_or(self.dir.as_os_str()).to_string_lossy().into_owned();
-        Ok(Profile { name, keys: Keys::new(*cipher, *mac), config })
+        Ok(Profile { name, keys, config })
     }
-}
 
-fn key(bytes: &[u8], path: &Path) -> Result<Zeroizing<[u8; KEY_LEN]>, ProfileError> {
-    let bad = || ProfileError::BadKey(path.to_owned());
-    let mut key = Zeroizing::new([0; KEY_LEN]);
-    // Longer than a key, so that a longer one is told apart from a cut one.
-    let mut decoded = Zeroizing::new([0; KEY_LEN + 8]);
-    match BASE64_STANDARD.decode_slice(bytes.trim_ascii(), &mut *decoded) {
-        Ok(KEY_LEN) => key.copy_from_slice(decoded.get(..KEY_LEN).ok_or_else(bad)?),
-        _ => return Err(bad()),
+    /// The key in the file `name`.
+    fn key<const LEN: usize>(&self, name: &str) -> Result<Zeroizing<[u8; LEN]>, ProfileError> {
+        let path = self.dir.join(name);
+        let place = KEY_FILES.iter().position(|file| *file == name);
+        let Some(bytes) = place.and_then(|place| self.keys.get(place)?.as_ref()) else {
+            return Err(FileError::Unreadable(path, ErrorKind::NotFound.into()).into());
+        };
+        // Longer than a key, so that a longer one is told apart from a cut one.
+        let mut decoded = Zeroizing::new([0; SECRET_LEN + 8]);
+        let length = BASE64_STANDARD.decode_slice(bytes.trim_ascii(), &mut *decoded);
+        let key = length.ok().and_then(|length| decoded.get(..length)?.try_into().ok());
+        let key: Zeroizing<[u8; LEN]> = Zeroizing::new(key.ok_or(ProfileError::BadKey(path, LEN))?);
+        if EXAMPLE_KEYS.contains(&key.as_slice()) {
+            return Err(ProfileError::ExampleKeys(self.dir.clone()));
+        }
+        Ok(key)
     }
-    Ok(key)
 }
 
 #[cfg(test)]
@@ -145,12 +183,13 @@ mod tests {
     fn a_whole_profile_loads() {
         let dir = profile(KEY_A, KEY_B);
         let (profile, counter) = Profile::load(dir.path()).unwrap();
-        assert_eq!(profile.config.knock_port, 666);
+        assert_eq!(profile.config.knock_port, Some(666));
+        let LayoutKeys::Classic(keys) = profile.keys else { panic!("{:?}", profile.keys) };
         assert_eq!(
-            profile.keys.bytes().0,
+            keys.bytes().0,
             b"\x1e\x80\x83\xdc\x1a\x39\x99\x8e\xc8\x8c\xbb\xc4\xc0\x96\x3d\x9d"
         );
-        assert_eq!(counter.read().unwrap(), 7);
+        assert_eq!(counter.read::<u32>().unwrap(), 7);
     }
 
     #[test]
@@ -164,11 +203,11 @@ mod tests {
             "HoCD3Bo5mY7IjLvEwJY9nTIz\n",
         ] {
             assert!(
-                matches!(error(&profile(key, KEY_B)), ProfileError::BadKey(_)),
+                matches!(error(&profile(key, KEY_B)), ProfileError::BadKey(..)),
                 "{key:?} as cipher.key"
             );
             assert!(
-                matches!(error(&profile(KEY_A, key)), ProfileError::BadKey(_)),
+                matches!(error(&profile(KEY_A, key)), ProfileError::BadKey(..)),
                 "{key:?} as mac.key"
             );
         }

@@ -1,11 +1,12 @@
-//! A profile: two keys, a counter and a knock port, in a directory of its own, as the original keeps them.
+//! A profile: keys, a counter and a config, in a directory of its own, as the original keeps them.
 //!
 //! ```text
 //! server  /etc/knockknock.d/profiles/NAME/     client  ~/.knockknock/HOST/
-//!     cipher.key   16 bytes, base64, newline
-//!     mac.key      16 bytes, base64, newline
+//!     cipher.key   classic: 16 bytes, base64, newline
+//!     mac.key      classic: 16 bytes, base64, newline
+//!     secret.key   stealth: 32 bytes, base64, newline
 //!     counter      the next counter, decimal, newline
-//!     config       [main], knock_port = N
+//!     config       [main], knock_port = N, or layout = stealth
 //! ```
 //!
 //! Reading and parsing ([`files::ProfileFiles`]) are apart: on the server root opens the files,
@@ -24,7 +25,7 @@ pub(crate) mod roots;
 use std::io;
 use std::path::Path;
 
-use crate::layout::classic::Keys;
+use crate::layout::keys::LayoutKeys;
 use config::ProfileConfig;
 
 /// A profile as its files say, without its counter.
@@ -32,8 +33,8 @@ use config::ProfileConfig;
 pub struct Profile {
     /// The directory's name: on the client the host that it opens.
     pub name: String,
-    /// The keys of the classic layout.
-    pub keys: Keys,
+    /// Its keys.
+    pub keys: LayoutKeys,
     /// What its `config` says.
     pub config: ProfileConfig,
 }

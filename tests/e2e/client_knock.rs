@@ -87,7 +87,10 @@ fn a_dry_run_shows_a_knock_that_the_server_would_accept_and_sends_nothing() {
         assert_eq!(syn.source, site.net.client.address(family));
         assert_eq!(syn.destination_port, KNOCK_PORT);
         let (profile, _) = Profile::load(&site.profile("client")).unwrap();
-        assert_eq!(classic::open(&profile.keys, 0, 1, &syn.fields), Ok((Request(22), 0)));
+        assert_eq!(
+            classic::open(profile.keys.classic().unwrap(), 0, 1, &syn.fields),
+            Ok((Request(22), 0))
+        );
     }
 }
 

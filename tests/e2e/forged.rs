@@ -62,7 +62,7 @@ fn a_forger_with_a_knock_that_never_arrived_can_open_for_one_address_and_not_for
 /// The knock that the client would send with a counter.
 fn knock_of(site: &Site, counter: u32) -> SynFields {
     let (profile, _) = ProfileFiles::read(&site.profile("client")).unwrap().parse().unwrap();
-    seal(&profile.keys, Request(PORT), counter).expect("an ID that is not 0")
+    seal(profile.keys.classic().unwrap(), Request(PORT), counter).expect("an ID that is not 0")
 }
 
 /// Writes, as `nobody`, the line that the kernel would write about a knock, and waits until it is in the log file.

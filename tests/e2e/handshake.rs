@@ -174,7 +174,8 @@ fn a_number_that_is_logged_again_and_again_for_nothing_is_dropped() {
     let profile =
         knockknock::profile::Profile::load(&site.profiles("client").join(HOST)).unwrap().0;
     let request = knockknock::layout::Request(PORT);
-    let knock = knockknock::layout::classic::seal(&profile.keys, request, 3).unwrap();
+    let knock =
+        knockknock::layout::classic::seal(profile.keys.classic().unwrap(), request, 3).unwrap();
     let route = Route::between(&site.net.other, &site.net.server);
     let addresses = (site.net.other.ipv4.into(), site.net.server.ipv4.into());
     // Its sequence number is a knock's; the rest is altered, each time in another way.
@@ -214,7 +215,7 @@ fn who_silences_the_original_cannot_have_a_copy_read_first() {
     for counter in 0..5 {
         site.knock(Family::V4, PORT);
         let fields = knockknock::layout::classic::seal(
-            &profile.keys,
+            profile.keys.classic().unwrap(),
             knockknock::layout::Request(PORT),
             counter,
         );

@@ -268,4 +268,10 @@ fn pump(mut kmsg: Kmsg, mut fifo: File, over: &AtomicBool) {
             fifo.write_all(format!("<7>[{seconds:>5}.{rest:06}] {text}\n").as_bytes()).unwrap();
         }
     }
+    if kmsg.lost > 0 {
+        eprintln!(
+            "{} records of the kernel's log were overwritten before rsyslog had them",
+            kmsg.lost
+        );
+    }
 }

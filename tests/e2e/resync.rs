@@ -135,7 +135,7 @@ fn a_knock_that_comes_again_is_no_wrong_knock_and_a_replay_is_one() {
 
     // From another address it is what it is.
     let at_other = Profile::load(&site.profiles("client").join(HOST)).unwrap().0;
-    let fields = seal(&at_other.keys, Request(PORT), 0).unwrap();
+    let fields = seal(at_other.keys.classic().unwrap(), Request(PORT), 0).unwrap();
     forge(&site, &site.net.other, [10, 66, 1, 3], fields);
     site.wait_for("1 invalid knock (1 replayed) from 10.66.1.3");
     assert_eq!(site.opened(), 2);
@@ -177,7 +177,7 @@ fn one_profile_cannot_use_up_what_all_have() {
     let mut site = Site::start(Net::lan(), Log::Kmsg, &config);
     let keys = Profile::load(&site.profiles("client").join(HOST)).unwrap().0.keys;
     for counter in 0..5 {
-        let fields = seal(&keys, Request(PORT), counter).unwrap();
+        let fields = seal(keys.classic().unwrap(), Request(PORT), counter).unwrap();
         let source = [10, 66, 1, 100 + u8::try_from(counter).unwrap()];
         forge(&site, &site.net.other, source, fields);
     }

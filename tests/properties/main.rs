@@ -36,11 +36,11 @@ fn check((name, holds): Boundary, input: &[u8]) -> bool {
     })
 }
 
-/// Each input as it is, then mutations: a fifth of them, or all where `KNOCKKNOCK_ALL_MUTATIONS` is set, as scripts/test.sh
+/// Each input as it is, then mutations: a tenth of them, or all where `KNOCKKNOCK_ALL_CASES` is set, as scripts/test.sh
 /// sets it. Some have to be taken and some refused: else nothing was checked.
 fn short_run(name: &str, mutations: usize) {
-    let all = std::env::var_os("KNOCKKNOCK_ALL_MUTATIONS").is_some();
-    let mutations = if all { mutations } else { mutations / 5 };
+    let all = std::env::var_os("KNOCKKNOCK_ALL_CASES").is_some();
+    let mutations = if all { mutations } else { mutations / 10 };
     let boundary = *ALL.iter().find(|boundary| boundary.0 == name).unwrap();
     let mut inputs = seeds::of(name);
     inputs.extend(corpus(name));
@@ -113,17 +113,4 @@ fn every_boundary_has_its_fuzz_target_and_no_target_is_without_properties() {
     let boundaries = ALL.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(names("fuzz_targets"), boundaries);
     assert_eq!(names("corpus"), boundaries);
-}
-
-/// Not a test: what libFuzzer starts from (`scripts/fuzz.sh`).
-#[test]
-#[ignore = "writes the seeds to fuzz/seeds"]
-fn write_seeds() {
-    for (name, _) in ALL {
-        let dir = fuzz_dir().join("seeds").join(name);
-        fs::create_dir_all(&dir).unwrap();
-        for (number, seed) in seeds::of(name).iter().enumerate() {
-            fs::write(dir.join(format!("{number:03}")), seed).unwrap();
-        }
-    }
 }

@@ -84,6 +84,7 @@ const RULES: &[Rule] = &[
             "getrandom",
             "idna",
             "listenfd",
+            "netlink_packet_core",
             "nix",
             "pnet",
             "strsim",

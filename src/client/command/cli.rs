@@ -35,8 +35,8 @@ user@HOST, HOST:PORT and [ADDRESS]:PORT are understood. -W connects without a
 knock where there is no profile.
 knock waits until its SYN is answered and 100 ms more, for the server to open;
 without an answer, 200 ms in all. Whether the server accepted it, nothing tells.
--W tries for up to 10 seconds, with 2 counters at most; before that it waits for
-other programs that knock with the same profile.
+-W tries for up to 10 seconds, with 2 counters at most (stealth: 4); before that
+it waits for other programs that knock with the same profile.
 Exit status: 0 done, 1 could not, 2 wrong usage; with a COMMAND: the command's,
 127 if it cannot be started."
 )]
