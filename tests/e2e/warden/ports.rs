@@ -9,7 +9,7 @@ use super::fields::compare;
 use super::report::{Finding, Verdict};
 use super::sides::Sides;
 
-/// Linux goes up by 2 to 16. All longer steps count as one.
+/// Linux goes up by 2 to 16. All longer steps count as one: mostly they begin a new run.
 const STEPS: usize = 33;
 
 /// So far, in seconds, may a sequence number be from where the clock of its 4-tuple should have it: a busy machine may wait
@@ -49,12 +49,20 @@ fn steps(sides: &Sides<'_>) -> Finding {
         }
         counts
     };
-    let mean = |steps: &[usize]| number(steps.iter().sum()) / number(steps.len().max(1));
-    Finding {
-        name: "source port: steps".to_owned(),
-        verdict: Verdict::Chance(same_counts(&count(&all[0]), &count(&all[1]))),
-        detail: format!("knocks: {:.1} on average; real: {:.1}", mean(&all[0]), mean(&all[1])),
-    }
+    let mean = |steps: &[usize]| {
+        let short: Vec<usize> = steps.iter().copied().filter(|step| *step < STEPS).collect();
+        number(short.iter().sum()) / number(short.len().max(1))
+    };
+    let long = all.each_ref().map(|steps| steps.iter().filter(|step| **step >= STEPS).count());
+    let detail = format!(
+        "knocks: {:.1} on average, {} longer than 32; real: {:.1}, {}",
+        mean(&all[0]),
+        long[0],
+        mean(&all[1]),
+        long[1]
+    );
+    let verdict = Verdict::Chance(same_counts(&count(&all[0]), &count(&all[1])));
+    Finding { name: "source port: steps".to_owned(), verdict, detail }
 }
 
 fn again<'a>(attempts: &'a [&Attempt]) -> impl Iterator<Item = (&'a Attempt, Again)> {
