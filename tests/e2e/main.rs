@@ -50,5 +50,6 @@ mod recipes;
 mod resync;
 mod rotation;
 mod stealth_attempts;
+mod stealth_client;
 mod stealth_warden;
 mod stealth_wrong;

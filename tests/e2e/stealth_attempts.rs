@@ -14,8 +14,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
 use crate::imitation::{Pattern, begin_connect, out, stream};
 use crate::net::{Family, Net};
+use crate::site::{HOST, write_private};
 use crate::warden::attempt::{Attempt, attempts};
 use crate::warden::recording::{self, Recording};
 use crate::warden::segment::Segment;
@@ -179,23 +183,36 @@ impl Made {
 /// The program `knock` with a profile for the server's address of a family.
 pub(crate) struct KnockProgram {
     profiles: PathBuf,
-    name: String,
+    /// What it asks for.
     port: u16,
 }
 
 impl KnockProgram {
-    /// Makes the profile as `arguments` of `knock-genprofile` say, of which the first is its name. The knocks ask for `port`.
-    pub(crate) fn new(net: &Net, family: Family, arguments: &[&str], port: u16) -> Self {
-        let dir = net.path("knockknock.d");
-        let mut genprofile = Command::new(env!("CARGO_BIN_EXE_knock-genprofile"));
-        let made = genprofile.arg("--config-dir").arg(&dir).args(arguments).output().unwrap();
-        assert!(made.status.success(), "{made:?}");
-        let (profiles, name) = (dir.join("profiles"), arguments[0].to_owned());
-        let config = profiles.join(&name).join("config");
-        let text = fs::read_to_string(&config).unwrap();
+    /// With a profile of the classic layout.
+    pub(crate) fn classic(net: &Net, family: Family, knock_port: u16) -> Self {
+        let [cipher, mac] =
+            ["16 secret bytes.", "16 other secrets"].map(|key| BASE64_STANDARD.encode(key) + "\n");
+        let config = format!("knock_port = {knock_port}\n");
+        Self::new(net, family, &config, &[("cipher.key", cipher), ("mac.key", mac)], 22)
+    }
+
+    /// With one of the stealth layout. It asks for `port`, and that is where its knocks go.
+    pub(crate) fn stealth(net: &Net, family: Family, port: u16) -> Self {
+        let secret = BASE64_STANDARD.encode("32 bytes that nobody else knows.") + "\n";
+        Self::new(net, family, "layout = stealth\n", &[("secret.key", secret)], port)
+    }
+
+    fn new(net: &Net, family: Family, config: &str, keys: &[(&str, String)], port: u16) -> Self {
+        let profiles = net.path("profiles");
+        let profile = profiles.join(HOST);
+        fs::create_dir_all(&profile).unwrap();
+        for (name, key) in keys {
+            write_private(&profile.join(name), key);
+        }
         let address = net.server.address(family);
-        fs::write(&config, format!("{text}address = {address}\n")).unwrap();
-        Self { profiles, name, port }
+        write_private(&profile.join("config"), format!("[main]\naddress = {address}\n{config}"));
+        write_private(&profile.join("counter"), "0\n");
+        Self { profiles, port }
     }
 }
 
@@ -203,7 +220,7 @@ impl Knocker for KnockProgram {
     fn prepare(&self) -> Box<dyn FnOnce() -> Box<dyn Any>> {
         let mut knock = Command::new(env!("CARGO_BIN_EXE_knock"));
         knock.args(["--wait", "0", "-p", &self.port.to_string(), "--profiles"]);
-        knock.arg(&self.profiles).arg(&self.name);
+        knock.arg(&self.profiles).arg(HOST);
         Box::new(move || {
             let output = knock.output().unwrap();
             assert!(output.status.success(), "{output:?}");

@@ -150,7 +150,7 @@ fn the_classic_layouts_knocks_are_told() {
     for family in FAMILIES {
         let (net, mut pattern) = net(family);
         let [knocks, real] = [fresh_port(), fresh_port()];
-        let program = KnockProgram::new(&net, family, &["classic", &knocks.to_string()], 22);
+        let program = KnockProgram::classic(&net, family, knocks);
         let rows = [(50, Act::Knock(knocks, &program)), (50, Act::Connect(real))];
         let acts = mix(&mut pattern, &rows);
         let made = make(&net, &mut pattern, family, &acts, PAUSE, REFUSED);
