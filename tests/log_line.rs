@@ -57,7 +57,7 @@ fn row(syn: &LoggedSyn<'_>) -> String {
     };
     let options = if syn.options_hex.is_empty() { b"none" } else { syn.options_hex };
     format!(
-        "{} {} {} {} {} {} {} {} {}",
+        "{} {} {} {} {} {} {} {} {}{}",
         address(syn.source),
         address(syn.destination),
         syn.source_port,
@@ -66,7 +66,8 @@ fn row(syn: &LoggedSyn<'_>) -> String {
         syn.fields.seq,
         syn.fields.ack,
         syn.fields.window,
-        str::from_utf8(options).unwrap()
+        str::from_utf8(options).unwrap(),
+        if syn.asks_for_ecn { " ecn" } else { "" }
     )
 }
 
@@ -103,6 +104,7 @@ fn each_line_that_is_no_syn_says_why() {
                 Some(NotASyn::NotTcp)
             }
             _ if record.contains("RES=0x00 SYN URGP") => None,
+            _ if record.contains("RES=0x00 CWR ECE SYN URGP") => None,
             _ => Some(NotASyn::OtherFlags),
         };
         assert_eq!(reason(record), expected, "{record}");
@@ -438,7 +440,13 @@ fn a_packet_that_is_no_whole_lone_syn_is_refused_by_its_reason() {
         ("SEQ=305419896 ACK=2271560481 ", "", NotASyn::NoSequence),
         (" SYN ", " ACK SYN ", NotASyn::OtherFlags),
         (" SYN ", " SYN FIN ", NotASyn::OtherFlags),
-        (" SYN ", " CWR ECE SYN ", NotASyn::OtherFlags),
+        (" SYN ", " CWR SYN ", NotASyn::OtherFlags),
+        (" SYN ", " ECE SYN ", NotASyn::OtherFlags),
+        (" SYN ", " ECE CWR SYN ", NotASyn::OtherFlags),
+        (" SYN ", " CWR ECE ACK SYN ", NotASyn::OtherFlags),
+        (" SYN ", " AE SYN ", NotASyn::OtherFlags),
+        ("RES=0x00 SYN ", "RES=0x04 AE CWR ECE SYN ", NotASyn::OtherFlags),
+        ("RES=0x00 SYN ", "RES=0x08 CWR ECE SYN ", NotASyn::OtherFlags),
         (" SYN ", " PSH SYN ", NotASyn::OtherFlags),
         (" SYN ", " ", NotASyn::OtherFlags),
         (" SYN ", " SYN SYN ", NotASyn::OtherFlags),
@@ -518,6 +526,22 @@ fn a_field_that_the_kernel_would_not_write_so_is_refused() {
     ] {
         let text = PACKET6.replacen(from, to, 1);
         assert!(matches!(packet(&text), Err(NotASyn::Malformed(_))), "{text}");
+    }
+}
+
+#[test]
+fn a_kernels_syn_may_ask_for_ecn_in_three_ways() {
+    for (flags, asks_for_ecn) in [
+        ("RES=0x00 SYN ", false),
+        ("RES=0x00 CWR ECE SYN ", true),
+        ("RES=0x00 AE CWR ECE SYN ", true),
+        // Accurate ECN, logged by a kernel that does not know it.
+        ("RES=0x04 CWR ECE SYN ", true),
+    ] {
+        let text = PACKET.replacen("RES=0x00 SYN ", flags, 1);
+        let line = format!("7,1,2,-;REJECT {text}");
+        let syn = parse(line.as_bytes(), Framing::Kmsg, PREFIX);
+        assert_eq!(syn.map(|syn| syn.asks_for_ecn), Ok(asks_for_ecn), "{text}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a SYN to a knock port means: the one function that reads as the story of a knock is [`Authorizer::knock`].
+//! What a SYN means: the one function that reads as the story of a knock, of whichever layout, is [`Authorizer::decide`].
 
 use std::time::Instant;
 
@@ -10,7 +10,9 @@ use super::match_knock::{KnockMatch, KnockMatcher};
 use super::open_grants::{GrantUse, OpenGrant, OpenGrants};
 use super::outcome::Outcome;
 use super::registry::ProfileRegistry;
-use super::rejected_knocks::{Counted, RejectReason, RejectedKnocks, RejectedReport};
+use super::rejected_knocks::{Counted, MeantFor, RejectReason, RejectedKnocks, RejectedReport};
+use super::set_share::SetShare;
+
 use crate::grant::Grant;
 use crate::privileged::limits::Limits;
 use crate::privileged::message::Reply;
@@ -55,41 +57,62 @@ impl Authorizer {
         }
     }
 
-    /// Has the kernel log the knocks, and says what it logs.
-    pub(super) fn listen(&mut self, window: u32) -> Result<Listening, DaemonError> {
+    /// Makes the tags of stealth knocks live from the clock's `step` on and, with `in_kernel`, has our table log the knocks.
+    /// Says what it logs.
+    pub(super) fn listen(
+        &mut self,
+        window: u32,
+        step: u64,
+        in_kernel: bool,
+    ) -> Result<Listening, DaemonError> {
+        let share = match self.registry.share(window) {
+            // Then there is no set to share.
+            Err(_) if !in_kernel => SetShare::LEAST,
+            share => share?,
+        };
+        let tags = self.registry.stealth.begin(share.reach, step);
+        if !in_kernel {
+            return Ok(Listening { share, sequences: 0, ports: Vec::new() });
+        }
         let (expected, listening) =
-            ExpectedKnocks::listen(&self.registry, &mut self.helper, window)?;
+            ExpectedKnocks::listen(&self.registry, tags, share, &mut self.helper)?;
         self.expected = Some(expected);
         Ok(listening)
     }
 
-    /// A SYN to a knock port becomes a grant, or does not; then the kernel learns which knocks may come next.
+    /// A SYN becomes a grant, or does not; then what may come next is made known. `step` is the clock's.
     pub(super) fn knock(
         &mut self,
         syn: &LoggedSyn<'_>,
         now: Instant,
+        step: u64,
     ) -> Result<Outcome, HelperGone> {
-        let outcome = self.decide(syn, now)?;
-        self.expect_next(syn, &outcome)?;
+        let outcome = self.decide(syn, now, step)?;
+        if !matches!(outcome, Outcome::NoKnock) {
+            self.expect_next(syn, &outcome, step)?;
+        }
         Ok(outcome)
     }
 
     /// Every step must succeed before the next one is taken; the counter is durable before anything is asked of the helper.
-    fn decide(&mut self, syn: &LoggedSyn<'_>, now: Instant) -> Result<Outcome, HelperGone> {
-        let Some(profiles) = self.registry.at_mut(syn.destination_port) else {
-            return Ok(Outcome::NoProfile);
-        };
-        let (profile, request, counter) = match self.matcher.find(profiles, syn, now) {
-            KnockMatch::Valid(profile, request, counter) => (profile, request, counter),
+    fn decide(
+        &mut self,
+        syn: &LoggedSyn<'_>,
+        now: Instant,
+        step: u64,
+    ) -> Result<Outcome, HelperGone> {
+        let (knock, request) = match self.matcher.find(&mut self.registry, syn, now, step) {
+            KnockMatch::Valid(knock, request) => (knock, request),
             KnockMatch::FarAhead(profile, ahead) => return Ok(Outcome::FarAhead(profile, ahead)),
-            KnockMatch::Repeated => return Ok(Outcome::Repeated),
-            KnockMatch::Invalid(reason) => return Ok(self.reject(syn, reason, now)),
+            KnockMatch::Repeated(whom) => return Ok(Outcome::Repeated(whom)),
+            KnockMatch::Invalid(whom, reason) => return Ok(self.reject(syn, whom, reason, now)),
+            KnockMatch::Nobodys => return Ok(Outcome::NoKnock),
         };
+        let (profile, accepted) = knock.accept(syn);
         let name = profile.name.clone();
-        if let Err(error) = profile.accept(counter) {
+        if let Err(error) = accepted {
             return Ok(Outcome::NotDurable(name, error));
         }
-        profile.remember(syn);
         #[cfg(feature = "misbehave")]
         super::misbehave::misbehave(request, &mut self.helper);
 
@@ -103,11 +126,17 @@ impl Authorizer {
         Ok(if outcomes.len() == 1 { outcomes.remove(0) } else { Outcome::Each(outcomes) })
     }
 
-    fn reject(&mut self, syn: &LoggedSyn<'_>, reason: RejectReason, now: Instant) -> Outcome {
-        match self.rejected.count(syn, reason, now) {
-            Counted::Report(report) => Outcome::Invalid(Some(report)),
-            Counted::Pending => Outcome::Invalid(None),
-            Counted::Duplicate => Outcome::Repeated,
+    fn reject(
+        &mut self,
+        syn: &LoggedSyn<'_>,
+        whom: MeantFor,
+        reason: RejectReason,
+        now: Instant,
+    ) -> Outcome {
+        match self.rejected.count(syn, whom, reason, now) {
+            Counted::Report(report) => Outcome::Invalid(whom, Some(report)),
+            Counted::Pending => Outcome::Invalid(whom, None),
+            Counted::Duplicate => Outcome::Repeated(whom),
         }
     }
 
@@ -126,14 +155,44 @@ impl Authorizer {
         }
     }
 
-    fn expect_next(&mut self, syn: &LoggedSyn<'_>, outcome: &Outcome) -> Result<(), HelperGone> {
+    fn expect_next(
+        &mut self,
+        syn: &LoggedSyn<'_>,
+        outcome: &Outcome,
+        step: u64,
+    ) -> Result<(), HelperGone> {
+        let tags = self.registry.stealth.move_on(syn.fields.seq, step);
         let Some(expected) = &mut self.expected else { return Ok(()) };
-        let Some(profiles) = self.registry.at_mut(syn.destination_port) else { return Ok(()) };
+        expected.change(tags, &mut self.helper)?;
+        let Some(profiles) = self.registry.classic.get_mut(&syn.destination_port) else {
+            return Ok(());
+        };
         expected.advance(profiles, &mut self.helper)?;
         if !outcome.has_opened() {
             expected.was_logged_in_vain(syn.fields.seq, &mut self.helper)?;
         }
         Ok(())
+    }
+
+    /// Begins to move what is heard to the clock's `step`, which it has come to or was set to. The step by which it is to
+    /// be moved again.
+    pub(super) fn begin_refresh(&mut self, step: u64) -> u64 {
+        self.registry.stealth.begin_moving(step);
+        step.saturating_add(self.registry.stealth.reach().ahead)
+    }
+
+    /// Whether that is not done yet.
+    pub(super) fn is_refreshing(&self) -> bool {
+        self.registry.stealth.are_moving()
+    }
+
+    /// Goes on with it, for some milliseconds.
+    pub(super) fn refresh(&mut self) -> Result<(), HelperGone> {
+        let tags = self.registry.stealth.move_some();
+        match &mut self.expected {
+            Some(expected) => expected.change(tags, &mut self.helper),
+            None => Ok(()),
+        }
     }
 
     /// A connection through a grant stands. With the last one that was knocked for, the grant is closed.
@@ -156,8 +215,8 @@ impl Authorizer {
         expired
     }
 
-    /// The reports about rejected knocks that are due, and their knock ports.
-    pub(super) fn due_reports(&mut self, now: Instant) -> Vec<(u16, RejectedReport)> {
+    /// The reports about rejected knocks that are due, and whom they are about.
+    pub(super) fn due_reports(&mut self, now: Instant) -> Vec<(MeantFor, RejectedReport)> {
         self.rejected.due(now)
     }
 

@@ -62,7 +62,7 @@ pub(super) enum DaemonError {
     #[error(transparent)]
     Log(#[from] SourceError),
     /// No profile can be used, so no knock could be valid.
-    #[error("{0:?}: no profile to open for\nfix: make one: knock-genprofile NAME PORT")]
+    #[error("{0:?}: no profile to open for\nfix: make one: knock-genprofile NAME")]
     NoProfiles(PathBuf),
     /// The sandbox cannot be closed.
     #[error(transparent)]
@@ -73,6 +73,12 @@ pub(super) enum DaemonError {
     /// The kernel would not log the knocks.
     #[error("{}", not_listening(*.0))]
     NotListening(Reply),
+    /// Not even a few numbers of each stealth profile have room in the kernel's set.
+    #[error(
+        "{0} stealth profiles are more than the kernel's set has room for\n\
+         fix: use fewer, spread them over several daemons with --instance, or set log_rule = firewall"
+    )]
+    TooManyStealth(usize),
     /// The helper ended by itself.
     #[error("the helper has ended ({0}): all grants revoked; connections that stand go on")]
     HelperEnded(Ended),

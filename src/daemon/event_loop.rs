@@ -1,5 +1,5 @@
-//! The loop: log lines in, grants out, until somebody says stop or the helper is gone. Without events it sleeps, and
-//! no timer runs unless there is something to report.
+//! The loop: log lines in, grants out, until somebody says stop or the helper is gone. Without events it sleeps. No timer
+//! runs unless there is something to report, or a stealth profile, whose numbers move with the clock.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -14,6 +14,7 @@ use super::helper_handle::HelperGone;
 use super::line_handler::LineHandler;
 use super::log_source::LogSource;
 use super::log_source::port_filter::{PortSet, wanted_lines};
+use super::refresh_timer::{RefreshTimer, step_now};
 use super::say;
 use crate::privileged::message::Reply;
 
@@ -23,6 +24,8 @@ pub(super) struct EventLoop {
     /// The ports that lines may be about.
     pub(super) wanted: PortSet,
     pub(super) signals: SignalFd,
+    /// None: nothing moves with the clock.
+    pub(super) timer: Option<RefreshTimer>,
     pub(super) lines: LineHandler,
 }
 
@@ -48,41 +51,71 @@ impl EventLoop {
     }
 
     fn watch(&mut self) -> Result<(), DaemonError> {
+        // The clock may have gone on, or been set, since the numbers were made.
+        self.begin_refresh()?;
         loop {
-            let ready = self.wait()?;
-            if ready.signal && self.is_told_to_stop()? {
+            let [log, helper, signal, timer] = self.wait()?;
+            if signal && self.is_told_to_stop()? {
                 return Ok(());
             }
-            if ready.helper {
+            if helper {
                 // It speaks only when it is asked, so anything on its pipe now is its end.
                 return Err(HelperGone::Ended.into());
             }
-            if ready.log {
+            if log {
                 let read = self.read_log();
                 self.source.take_reports().into_iter().for_each(say::event);
                 read?;
+            }
+            if timer {
+                self.begin_refresh()?;
+            }
+            // In pieces: what comes meanwhile does not have to wait for all of it.
+            if self.lines.authorizer.is_refreshing() {
+                self.lines.authorizer.refresh()?;
             }
             self.lines.say_due();
         }
     }
 
-    fn wait(&self) -> Result<Ready, DaemonError> {
-        let mut polled = [
-            PollFd::new(self.source.fd(), PollFlags::POLLIN),
-            PollFd::new(self.lines.authorizer.helper.fd(), PollFlags::POLLIN),
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+    /// Begins to move what is heard to the present step, and sets the timer for the next time.
+    fn begin_refresh(&mut self) -> Result<(), DaemonError> {
+        let Some(timer) = &self.timer else { return Ok(()) };
+        let cannot = |why: Errno| DaemonError::System("cannot set a timer", why.into());
+        timer.take().map_err(cannot)?;
+        loop {
+            let next = self.lines.authorizer.begin_refresh(step_now());
+            // If the clock is set between the two, the step was another one.
+            if timer.arm(next).map_err(cannot)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for an event. Whether there is something of the log, the helper, a signal, the timer.
+    fn wait(&self) -> Result<[bool; 4], DaemonError> {
+        let fds = [
+            Some(self.source.fd()),
+            Some(self.lines.authorizer.helper.fd()),
+            Some(self.signals.as_fd()),
+            self.timer.as_ref().map(AsFd::as_fd),
         ];
+        let mut polled: Vec<_> =
+            fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut polled, self.timeout()) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(why) => return Err(DaemonError::System("cannot wait for events", why.into())),
         }
+        let mut polled = polled.into_iter();
         // An event that nix does not know is one, too.
-        let [log, helper, signal] = polled.map(|fd| fd.any() != Some(false));
-        Ok(Ready { log, helper, signal })
+        Ok(fds.map(|fd| fd.and_then(|_| polled.next()).is_some_and(|fd| fd.any() != Some(false))))
     }
 
-    /// Until the next report is due; for ever where none is pending.
+    /// Until the next report is due; for ever where none is pending. Not at all while there is more to do.
     fn timeout(&self) -> PollTimeout {
+        if self.lines.authorizer.is_refreshing() {
+            return PollTimeout::ZERO;
+        }
         let Some(due) = self.lines.authorizer.next_due() else { return PollTimeout::NONE };
         // Up to the next millisecond, or the loop would spin through the last fraction of one.
         let wait = due.saturating_duration_since(Instant::now()).as_millis() + 1;
@@ -120,11 +153,4 @@ impl EventLoop {
         }
         Ok(())
     }
-}
-
-/// What there is something of.
-struct Ready {
-    log: bool,
-    helper: bool,
-    signal: bool,
 }

@@ -1,30 +1,30 @@
 //! Which knocks the kernel logs: the sequence numbers of those that may come next, kept in step with the counters, and the
 //! knock ports of the profiles whose knocks cannot be listed.
 
+use super::classic_profile::ClassicProfile;
 use super::error::DaemonError;
 use super::expected_sequences::ExpectedSequences;
 use super::helper_handle::{HelperGone, HelperHandle};
-use super::profile_state::ProfileState;
 use super::registry::ProfileRegistry;
-use crate::layout::receiver::FAR;
-use crate::privileged::firewall::nftables::MAX_EXPECTED;
+use super::set_share::SetShare;
+use super::stealth_profiles::TagChange;
 use crate::privileged::message::Reply;
 
 /// What the kernel is told to log, as it has it.
 #[derive(Debug)]
 pub(super) struct ExpectedKnocks {
     sequences: ExpectedSequences,
-    /// How many counters of each profile that is.
+    /// How many counters of each classic profile that is.
     counters: u32,
 }
 
 /// What the kernel logs from the start on.
 #[derive(Debug)]
 pub(super) struct Listening {
-    /// How many sequence numbers are expected,
+    /// How far knocks are heard.
+    pub(super) share: SetShare,
+    /// How many sequence numbers are expected.
     pub(super) sequences: usize,
-    /// and how many counters of each profile that is.
-    pub(super) counters: u32,
     /// The knock ports where any SYN with an acknowledgement number is logged, within a limit.
     pub(super) ports: Vec<u16>,
 }
@@ -32,25 +32,23 @@ pub(super) struct Listening {
 impl ExpectedKnocks {
     /// Has the kernel log the knocks of all profiles.
     ///
-    /// A profile whose requests can be listed is heard by the sequence numbers of its knocks, which no flood can silence.
-    /// All of them share the kernel's set; of the others the knock port is logged.
+    /// A stealth profile is heard by its `tags`, and a classic one whose requests can be listed by the sequence numbers of
+    /// its knocks, each as far as its `share` says: no flood can silence those. Of the other classic ones the knock port is
+    /// logged.
     pub(super) fn listen(
         registry: &ProfileRegistry,
+        tags: Vec<u32>,
+        share: SetShare,
         helper: &mut HelperHandle,
-        window: u32,
     ) -> Result<(Self, Listening), DaemonError> {
-        let requests: usize = registry.profiles().flat_map(|p| &p.requests).map(Vec::len).sum();
-        // As many counters of each as the kernel's set has room for. Below the window there is no use in it.
-        let room = MAX_EXPECTED
-            .checked_div(requests)
-            .map_or(FAR, |room| u32::try_from(room).map_or(FAR, |room| room.min(FAR)));
-        let counters = if room < window { 0 } else { room };
-        let is_listed = |profile: &ProfileState| counters > 0 && profile.requests.is_some();
-        let by_port = registry.ports().filter(|(_, profiles)| !profiles.iter().all(is_listed));
-        let mut ports: Vec<u16> = by_port.map(|(port, _)| port).collect();
+        let counters = share.counters;
+        let is_listed = |profile: &ClassicProfile| counters > 0 && profile.state.requests.is_some();
+        let by_port =
+            registry.classic.iter().filter(|(_, profiles)| !profiles.iter().all(is_listed));
+        let mut ports: Vec<u16> = by_port.map(|(port, _)| *port).collect();
         ports.sort_unstable();
-        let sequences = registry.profiles().flat_map(|p| p.sequences(p.expected_from, counters));
-        let sequences = ExpectedSequences::new(sequences.collect());
+        let classic = registry.classic().flat_map(|p| p.sequences(p.expected_from, counters));
+        let sequences = ExpectedSequences::new(tags.into_iter().chain(classic).collect());
 
         let all = sequences.all();
         for reply in [helper.ask_expect(&all)?, helper.ask_knock_ports(&ports)?] {
@@ -58,20 +56,34 @@ impl ExpectedKnocks {
                 return Err(DaemonError::NotListening(reply));
             }
         }
-        let listening = Listening { sequences: all.len(), counters, ports };
+        let listening = Listening { share, sequences: all.len(), ports };
         Ok((Self { sequences, counters }, listening))
+    }
+
+    /// Moves what the kernel logs with the tags of stealth knocks.
+    pub(super) fn change(
+        &mut self,
+        TagChange { gone, more }: TagChange,
+        helper: &mut HelperHandle,
+    ) -> Result<(), HelperGone> {
+        let gone = self.sequences.remove(gone);
+        let more = self.sequences.add(more);
+        // First those that go: the set may be full.
+        helper.ask_forget(&gone)?;
+        helper.ask_expect(&more)?;
+        Ok(())
     }
 
     /// Moves what the kernel logs with the counters of these profiles.
     pub(super) fn advance(
         &mut self,
-        profiles: &mut [ProfileState],
+        profiles: &mut [ClassicProfile],
         helper: &mut HelperHandle,
     ) -> Result<(), HelperGone> {
         let counters = self.counters;
         for profile in profiles {
             let (first, next) = (profile.expected_from, profile.receiver.next());
-            if first == next || profile.requests.is_none() {
+            if first == next || profile.state.requests.is_none() {
                 continue;
             }
             let gone = profile.sequences(first, (next - first).min(counters));

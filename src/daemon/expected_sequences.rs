@@ -1,7 +1,7 @@
 //! The sequence numbers that the kernel logs: those of every knock that may come. Kept here as the kernel has them, so
 //! that a number that two knocks share stays until neither is expected any more.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A number that is logged so often without opening anything is a nuisance, and is logged no more.
 const TOO_OFTEN: u8 = 8;
@@ -11,8 +11,9 @@ const WATCHED: usize = 1024;
 /// The numbers in the kernel's set.
 #[derive(Debug, Default)]
 pub(super) struct ExpectedSequences {
-    /// Sorted; a number stands here once for each knock that has it.
-    numbers: Vec<u32>,
+    numbers: BTreeSet<u32>,
+    /// Of those that several knocks have, how many more there are.
+    shared: BTreeMap<u32, u32>,
     /// How often a number was logged and opened nothing.
     logged: HashMap<u32, u8>,
 }
@@ -21,39 +22,44 @@ impl ExpectedSequences {
     /// All at once, at the start: in any order, and some of them twice.
     pub(super) fn new(mut numbers: Vec<u32>) -> Self {
         numbers.sort_unstable();
-        Self { numbers, logged: HashMap::new() }
+        let mut shared = BTreeMap::new();
+        for again in numbers.windows(2).filter(|two| two.first() == two.last()) {
+            again.iter().take(1).for_each(|number| *shared.entry(*number).or_default() += 1);
+        }
+        // Sorted they become a set in the room that they need.
+        Self { numbers: numbers.into_iter().collect(), shared, logged: HashMap::new() }
     }
 
     /// Each number once, for the kernel.
     pub(super) fn all(&self) -> Vec<u32> {
-        let mut all = self.numbers.clone();
-        all.dedup();
-        all
+        self.numbers.iter().copied().collect()
     }
 
     /// Expects more. Those that were not expected yet, for the kernel.
-    pub(super) fn add(&mut self, numbers: Vec<u32>) -> Vec<u32> {
+    pub(super) fn add(&mut self, mut numbers: Vec<u32>) -> Vec<u32> {
+        numbers.retain(|number| {
+            let is_new = self.numbers.insert(*number);
+            if !is_new {
+                *self.shared.entry(*number).or_default() += 1;
+            }
+            is_new
+        });
         numbers
-            .into_iter()
-            .filter(|number| {
-                let found = self.numbers.binary_search(number);
-                let (Ok(place) | Err(place)) = found;
-                self.numbers.insert(place, *number);
-                found.is_err()
-            })
-            .collect()
     }
 
     /// Expects these no more. Those that nothing else has, for the kernel.
-    pub(super) fn remove(&mut self, numbers: Vec<u32>) -> Vec<u32> {
+    pub(super) fn remove(&mut self, mut numbers: Vec<u32>) -> Vec<u32> {
+        numbers.retain(|number| {
+            let Some(more) = self.shared.get_mut(number) else {
+                return self.numbers.remove(number);
+            };
+            *more -= 1;
+            if *more == 0 {
+                self.shared.remove(number);
+            }
+            false
+        });
         numbers
-            .into_iter()
-            .filter(|number| {
-                let Ok(place) = self.numbers.binary_search(number) else { return false };
-                self.numbers.remove(place);
-                self.numbers.binary_search(number).is_err()
-            })
-            .collect()
     }
 
     /// A SYN with this number was logged and opened nothing. Whether it is to be logged no more.

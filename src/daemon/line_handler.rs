@@ -8,6 +8,7 @@ use super::kernel_log_line::Framing;
 use super::kernel_log_line::not_a_syn::NotASyn;
 use super::log_event::{LogEvent, LogPrefixes};
 use super::outcome::OutcomeMessage;
+use super::refresh_timer::step_now;
 use super::say;
 use super::unreadable_lines::{UnreadableLines, Verdict};
 use crate::syn::LoggedSyn;
@@ -46,10 +47,11 @@ impl LineHandler {
     }
 
     fn knock(&mut self, syn: &LoggedSyn<'_>) -> Result<(), HelperGone> {
-        let outcome = self.authorizer.knock(syn, Instant::now())?;
+        let outcome = self.authorizer.knock(syn, Instant::now(), step_now())?;
         // Anybody can cause these at any rate, so without `-v` the message is not even formatted.
         if self.verbose || !outcome.is_detail() {
-            let profiles = &self.authorizer.registry.names_at(syn.destination_port);
+            let names = |whom| self.authorizer.registry.names_of(whom);
+            let profiles = &outcome.meant_for().map(names).unwrap_or_default();
             say::event(OutcomeMessage { outcome: &outcome, source: syn.source, profiles });
         }
         Ok(())
@@ -72,8 +74,8 @@ impl LineHandler {
     /// Reports what is due, whether or not there was a line.
     pub(super) fn say_due(&mut self) {
         let now = Instant::now();
-        for (port, report) in self.authorizer.due_reports(now) {
-            let profiles = self.authorizer.registry.names_at(port);
+        for (whom, report) in self.authorizer.due_reports(now) {
+            let profiles = self.authorizer.registry.names_of(whom);
             say::event(format_args!("profile {profiles}: {report}"));
         }
         self.authorizer.expired(now).into_iter().for_each(say::event);

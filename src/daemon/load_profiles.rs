@@ -3,7 +3,7 @@
 
 use super::config::{Config, SpendOn};
 use super::error::DaemonError;
-use super::profile_state::ProfileDefaults;
+use super::policy::ProfileDefaults;
 use super::registry::ProfileRegistry;
 use super::say;
 use super::settings::{Settings, directory_of_root};

@@ -1,12 +1,15 @@
-//! Whose knock is this? Tries the profiles of a knock port: first within their windows, then, as far as the processor time
-//! set aside for strangers lasts, beyond them.
+//! Whose knock is this? Of the stealth layout that is looked up by the SYN's tag. Of the classic one the profiles of a knock
+//! port are tried: first within their windows, then, as far as the processor time set aside for strangers lasts, beyond them.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::profile_state::{ProfileState, SeenBefore};
+use super::classic_profile::{ClassicProfile, SeenBefore};
 use super::rate_limiter::RateLimiter;
-use super::rejected_knocks::RejectReason;
+use super::registry::ProfileRegistry;
+use super::rejected_knocks::{MeantFor, RejectReason};
+use super::stealth_profiles::TagMatch;
+use super::valid_knock::ValidKnock;
 use crate::layout;
 use crate::syn::LoggedSyn;
 
@@ -30,43 +33,68 @@ pub(super) struct KnockMatcher {
     prepared: usize,
 }
 
-/// What a SYN to a knock port is.
+/// What a SYN is.
 #[derive(Debug)]
 pub(super) enum KnockMatch<'p> {
-    /// A valid knock of this profile: what it asks for, and its counter.
-    Valid(&'p mut ProfileState, layout::Request, u32),
+    /// A valid knock, and what it asks for.
+    Valid(ValidKnock<'p>, layout::Request),
     /// A valid knock of this profile, but so many counters ahead that it opens nothing and is remembered.
     FarAhead(String, u32),
     /// A knock that was taken already, once more from the same address: a retry that was not needed.
-    Repeated,
-    /// No valid knock.
-    Invalid(RejectReason),
+    Repeated(MeantFor),
+    /// No valid knock, though it is one for all that was to be seen before its keys were tried.
+    Invalid(MeantFor, RejectReason),
+    /// No knock: it has no live tag and is for no knock port.
+    Nobodys,
 }
 
 impl KnockMatcher {
-    /// What `syn` is to the `profiles` of its knock port.
+    /// What `syn` is to all profiles. `step` is the clock's.
     pub(super) fn find<'p>(
         &mut self,
-        profiles: &'p mut [ProfileState],
+        registry: &'p mut ProfileRegistry,
+        syn: &LoggedSyn<'_>,
+        now: Instant,
+        step: u64,
+    ) -> KnockMatch<'p> {
+        let has_tag = match registry.stealth.find(syn, step) {
+            TagMatch::Valid(profile, request, n) => {
+                return KnockMatch::Valid(ValidKnock::Stealth(profile, n), request);
+            }
+            TagMatch::WrongMac => true,
+            TagMatch::NoTag => false,
+        };
+        match registry.classic.get_mut(&syn.destination_port) {
+            // A classic knock is a SYN and nothing else.
+            Some(profiles) if !syn.asks_for_ecn => self.find_at_port(profiles, syn, now),
+            _ if has_tag => KnockMatch::Invalid(MeantFor::Stealth, RejectReason::NoKeyMatches),
+            _ => KnockMatch::Nobodys,
+        }
+    }
+
+    /// What `syn` is to the `profiles` of its knock port.
+    fn find_at_port<'p>(
+        &mut self,
+        profiles: &'p mut [ClassicProfile],
         syn: &LoggedSyn<'_>,
         now: Instant,
     ) -> KnockMatch<'p> {
+        let whom = MeantFor::KnockPort(syn.destination_port);
+        let invalid = |reason| KnockMatch::Invalid(whom, reason);
         match profiles.iter().find_map(|profile| profile.seen_before(syn)) {
-            Some(SeenBefore::FromSameAddress) => return KnockMatch::Repeated,
-            Some(SeenBefore::FromAnother) => return KnockMatch::Invalid(RejectReason::Replayed),
+            Some(SeenBefore::FromSameAddress) => return KnockMatch::Repeated(whom),
+            Some(SeenBefore::FromAnother) => return invalid(RejectReason::Replayed),
             None => {}
         }
         if let Some((at, request, counter)) = self.find_in_window(profiles, syn, now) {
-            return profiles
-                .get_mut(at)
-                .map_or(KnockMatch::Invalid(RejectReason::NoKeyMatches), |profile| {
-                    KnockMatch::Valid(profile, request, counter)
-                });
+            return profiles.get_mut(at).map_or(invalid(RejectReason::NoKeyMatches), |profile| {
+                KnockMatch::Valid(ValidKnock::Classic(profile, counter), request)
+            });
         }
         if let Some((profile, ahead)) = self.find_far_ahead(profiles, syn, now) {
             return KnockMatch::FarAhead(profile, ahead);
         }
-        KnockMatch::Invalid(if self.is_behind(profiles, syn, now) {
+        invalid(if self.is_behind(profiles, syn, now) {
             RejectReason::Replayed
         } else {
             RejectReason::NoKeyMatches
@@ -76,7 +104,7 @@ impl KnockMatcher {
     /// The profile that a knock opens for, by its place, what it asks for, and its counter.
     fn find_in_window(
         &mut self,
-        profiles: &[ProfileState],
+        profiles: &[ClassicProfile],
         syn: &LoggedSyn<'_>,
         now: Instant,
     ) -> Option<(usize, layout::Request, u32)> {
@@ -102,7 +130,7 @@ impl KnockMatcher {
     /// is ahead.
     fn find_far_ahead(
         &mut self,
-        profiles: &mut [ProfileState],
+        profiles: &mut [ClassicProfile],
         syn: &LoggedSyn<'_>,
         now: Instant,
     ) -> Option<(String, u32)> {
@@ -119,7 +147,7 @@ impl KnockMatcher {
         let found = profiles.iter_mut().find_map(|profile| {
             let ahead = profile.receiver.look_far(&syn.fields)?;
             profile.remember(syn);
-            Some((profile.name.clone(), ahead))
+            Some((profile.state.name.clone(), ahead))
         });
         of_port.charge(now, FAR_LOOK);
         self.far.charge(now, start.elapsed() * PRICE);
@@ -127,7 +155,12 @@ impl KnockMatcher {
     }
 
     /// Whether this knock was used, or passed over, not long ago.
-    fn is_behind(&mut self, profiles: &[ProfileState], syn: &LoggedSyn<'_>, now: Instant) -> bool {
+    fn is_behind(
+        &mut self,
+        profiles: &[ClassicProfile],
+        syn: &LoggedSyn<'_>,
+        now: Instant,
+    ) -> bool {
         if !self.behind.allows(now) {
             return false;
         }
@@ -144,7 +177,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::daemon::profile_state::ProfileDefaults;
+    use crate::daemon::policy::ProfileDefaults;
     use crate::grant::Spend;
     use crate::layout::Request;
     use crate::layout::classic::{Keys, seal};
@@ -160,7 +193,7 @@ mod tests {
     }
 
     /// One profile, whose next counter is [`NEXT`].
-    fn profiles(dir: &std::path::Path) -> Vec<ProfileState> {
+    fn registry(dir: &std::path::Path) -> ProfileRegistry {
         for (name, content) in [
             ("cipher.key", "BwcHBwcHBwcHBwcHBwcHBw==\n"),
             ("mac.key", "CQkJCQkJCQkJCQkJCQkJCQ==\n"),
@@ -179,7 +212,7 @@ mod tests {
             ipv6: true,
         };
         let defaults = ProfileDefaults { seconds: 15, error_window: WINDOW, spend: Spend::Any };
-        vec![ProfileState::new(ProfileFiles::read(dir).unwrap(), &limits, defaults).unwrap().1]
+        ProfileRegistry::new(vec![ProfileFiles::read(dir).unwrap()], &limits, defaults).0
     }
 
     fn syn(fields: SynFields) -> LoggedSyn<'static> {
@@ -189,6 +222,7 @@ mod tests {
             source_port: 2000,
             destination_port: 666,
             fields,
+            asks_for_ecn: false,
             options_hex: b"",
         }
     }
@@ -200,17 +234,18 @@ mod tests {
     #[test]
     fn a_knock_is_valid_far_ahead_repeated_replayed_or_nobodys() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut profiles, mut matcher) = (profiles(dir.path()), KnockMatcher::default());
+        let (mut registry, mut matcher) = (registry(dir.path()), KnockMatcher::default());
         let now = Instant::now();
-        let mut find = |syn: &LoggedSyn<'_>| match matcher.find(&mut profiles, syn, now) {
-            KnockMatch::Valid(profile, request, counter) => {
-                profile.accept(counter).unwrap();
-                profile.remember(syn);
+        let mut find = |syn: &LoggedSyn<'_>| match matcher.find(&mut registry, syn, now, 0) {
+            KnockMatch::Valid(knock, request) => {
+                let ValidKnock::Classic(_, counter) = knock else { panic!("{knock:?}") };
+                knock.accept(syn).1.unwrap();
                 format!("valid {} {counter}", request.0)
             }
             KnockMatch::FarAhead(_, ahead) => format!("{ahead} ahead"),
-            KnockMatch::Repeated => "repeated".to_owned(),
-            KnockMatch::Invalid(reason) => format!("{reason:?}"),
+            KnockMatch::Repeated(_) => "repeated".to_owned(),
+            KnockMatch::Invalid(_, reason) => format!("{reason:?}"),
+            KnockMatch::Nobodys => "nobody's".to_owned(),
         };
         let first = knock(NEXT + 1);
         let copy = LoggedSyn { source: [192, 0, 2, 8].into(), ..first };
@@ -223,6 +258,9 @@ mod tests {
             (knock(NEXT + 100), "98 ahead"),
             (knock(NEXT + 101), "valid 22 1101"),
             (syn(nobodys), "NoKeyMatches"),
+            (LoggedSyn { asks_for_ecn: true, ..knock(NEXT + 102) }, "nobody's"),
+            (LoggedSyn { destination_port: 667, ..knock(NEXT + 102) }, "nobody's"),
+            (knock(NEXT + 102), "valid 22 1102"),
         ] {
             assert_eq!(find(&syn), expected);
         }
@@ -231,11 +269,11 @@ mod tests {
     #[test]
     fn looking_behind_is_limited() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut profiles, mut matcher) = (profiles(dir.path()), KnockMatcher::default());
+        let (mut registry, mut matcher) = (registry(dir.path()), KnockMatcher::default());
         let now = Instant::now();
         let mut is_known_at = |now| {
-            let found = matcher.find(&mut profiles, &knock(NEXT - 1), now);
-            matches!(found, KnockMatch::Invalid(RejectReason::Replayed))
+            let found = matcher.find(&mut registry, &knock(NEXT - 1), now, 0);
+            matches!(found, KnockMatch::Invalid(_, RejectReason::Replayed))
         };
         assert!(is_known_at(now));
         // Every look is charged, so that without a pause they come to an end.

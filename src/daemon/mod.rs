@@ -25,6 +25,7 @@
 
 mod authorize;
 mod check;
+mod classic_profile;
 mod cli;
 pub mod config;
 mod confirmed_guard;
@@ -36,6 +37,7 @@ mod guard;
 pub mod helper_handle;
 pub mod kernel_log_line;
 mod line_handler;
+pub mod live_tags;
 mod load_profiles;
 mod lock;
 mod log_event;
@@ -50,16 +52,21 @@ mod policy;
 mod process_limits;
 mod profile_state;
 mod rate_limiter;
+mod refresh_timer;
 mod registry;
 mod rejected_knocks;
 mod sandbox;
 mod say;
+mod set_share;
 mod settings;
 mod signals;
 mod start;
+mod stealth_profile;
+mod stealth_profiles;
 pub(crate) mod trial_plan;
 mod unreadable_lines;
 mod user;
+mod valid_knock;
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The result of a SYN to a knock port, and its log message.
+//! The result of a SYN, and its log message.
 
 use std::fmt;
 use std::io;
@@ -6,20 +6,20 @@ use std::net::IpAddr;
 
 use super::open_grants::{GrantUse, OpenGrant};
 use super::policy::Denial;
-use super::rejected_knocks::RejectedReport;
+use super::rejected_knocks::{MeantFor, RejectedReport};
 use crate::counter::CounterError;
 use crate::grant::Grant;
 use crate::privileged::message::Reply;
 
-/// The result of a SYN to a knock port, with the profile's name where there is one.
+/// The result of a SYN, with the profile's name where there is one.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// No profile knocks on this port.
-    NoProfile,
+    /// No knock: it has no live tag and is for no knock port.
+    NoKnock,
     /// A knock that was accepted before, from the same address: the client has sent it again.
-    Repeated,
+    Repeated(MeantFor),
     /// No valid knock. Reported now, or counted for later.
-    Invalid(Option<RejectedReport>),
+    Invalid(MeantFor, Option<RejectedReport>),
     /// A valid knock, this many counters ahead: a second one has to follow before the port opens.
     FarAhead(String, u32),
     /// A valid knock, but the counter could not be made durable: nothing was opened, the counter did not move.
@@ -46,13 +46,21 @@ impl Outcome {
         }
     }
 
+    /// Whom it may have been meant for, where that is not known.
+    pub(super) fn meant_for(&self) -> Option<MeantFor> {
+        match self {
+            Self::Repeated(whom) | Self::Invalid(whom, _) => Some(*whom),
+            _ => None,
+        }
+    }
+
     /// Whether strangers can cause it at any rate: then it is reported with `-v` only.
     pub(super) fn is_detail(&self) -> bool {
-        matches!(self, Self::NoProfile | Self::Repeated | Self::Invalid(None))
+        matches!(self, Self::NoKnock | Self::Repeated(_) | Self::Invalid(_, None))
     }
 }
 
-/// An outcome, the address that the knock came from, and the profiles that knock on its port. For the log.
+/// An outcome, the address that the SYN came from, and the profiles that may have been meant. For the log.
 pub(super) struct OutcomeMessage<'a> {
     pub(super) outcome: &'a Outcome,
     pub(super) source: IpAddr,
@@ -67,10 +75,12 @@ impl fmt::Display for OutcomeMessage<'_> {
                 f.write_str(if at == 0 { "" } else { "; " })?;
                 OutcomeMessage { outcome, source: *source, profiles }.fmt(f)
             }),
-            Outcome::NoProfile => write!(f, "{source}: no profile knocks on this port"),
-            Outcome::Repeated => write!(f, "{source}: the same knock again (profile {profiles})"),
-            Outcome::Invalid(Some(report)) => write!(f, "profile {profiles}: {report}"),
-            Outcome::Invalid(None) => write!(f, "{source}: invalid knock (profile {profiles})"),
+            Outcome::NoKnock => write!(f, "{source}: no knock of any profile"),
+            Outcome::Repeated(_) => {
+                write!(f, "{source}: the same knock again (profile {profiles})")
+            }
+            Outcome::Invalid(_, Some(report)) => write!(f, "profile {profiles}: {report}"),
+            Outcome::Invalid(_, None) => write!(f, "{source}: invalid knock (profile {profiles})"),
             Outcome::FarAhead(profile, ahead) => write!(
                 f,
                 "profile {profile:?}: right keys, {ahead} ahead: the next knock will be believed (from {source})"

@@ -2,10 +2,22 @@
 
 use thiserror::Error;
 
-use crate::grant::{Grant, Protocol, Service, Spend};
+use crate::grant::{Grant, NotAService, Protocol, Service, Spend};
 use crate::layout;
 use crate::privileged::limits::{Limits, OutsideLimits};
+use crate::profile::config::ProfileConfig;
 use crate::syn::LoggedSyn;
+
+/// What the config says for all profiles.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProfileDefaults {
+    /// How long a grant lasts, in seconds.
+    pub(super) seconds: u16,
+    /// How many counters ahead are tried.
+    pub(super) error_window: u32,
+    /// What uses a grant for TCP up, beside its time.
+    pub(super) spend: Spend,
+}
 
 /// What one profile may be granted.
 #[derive(Debug)]
@@ -24,6 +36,17 @@ pub(super) struct Policy {
 const MAX_REQUESTS: usize = 256;
 
 impl Policy {
+    /// What a profile's config and the server's say.
+    pub(super) fn new(
+        config: &ProfileConfig,
+        ProfileDefaults { seconds, spend, .. }: ProfileDefaults,
+    ) -> Result<Self, String> {
+        let services = |texts: &Vec<String>| texts.iter().map(|text| text.parse()).collect();
+        let allow: Option<Result<_, NotAService>> = config.allow.as_ref().map(services);
+        let allow = allow.transpose().map_err(|why| format!("allow: {why}"))?;
+        Ok(Self { default_port: config.port, allow, seconds, spend })
+    }
+
     /// Everything that can be asked for with success; None where that is too much to list, as without any `allow`.
     pub(super) fn requests(&self, limits: &Limits) -> Option<Vec<layout::Request>> {
         let allow = self.allow.as_ref().or(limits.allow.as_ref())?;
@@ -141,6 +164,7 @@ mod tests {
             source_port: 2000,
             destination_port: 666,
             fields: SynFields { id: 0, seq: 0, ack: 0, window: 0 },
+            asks_for_ecn: false,
             options_hex: b"",
         };
         let decided = policy.decide(&limits(root), &syn, layout::Request(port));

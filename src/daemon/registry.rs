@@ -1,17 +1,31 @@
-//! Every profile that may knock, found by its knock port: what a log line costs does not grow with their number.
+//! Every profile that may knock, found by its knock port or by the tags of its knocks: what a log line costs does not grow
+//! with their number.
 
 use std::collections::HashMap;
 
+use super::classic_profile::ClassicProfile;
+use super::error::DaemonError;
 use super::log_source::port_filter::PortSet;
-use super::profile_state::{ProfileDefaults, ProfileState};
+use super::policy::{Policy, ProfileDefaults};
+use super::profile_state::ProfileState;
+use super::rejected_knocks::MeantFor;
+use super::say;
+use super::set_share::SetShare;
+use super::stealth_profile::StealthProfile;
+use super::stealth_profiles::StealthProfiles;
+use crate::grant::Spend;
+use crate::layout::keys::LayoutKeys;
 use crate::privileged::limits::Limits;
 use crate::profile::error::ProfileError;
 use crate::profile::files::ProfileFiles;
 
-/// The profiles. Several may share a knock port: the MAC says whose a knock is.
-#[derive(Debug, Default)]
+/// The profiles.
+#[derive(Debug)]
 pub(super) struct ProfileRegistry {
-    ports: HashMap<u16, Vec<ProfileState>>,
+    /// By knock port. Several may share one: the MAC says whose a knock is.
+    pub(super) classic: HashMap<u16, Vec<ClassicProfile>>,
+    /// By tag.
+    pub(super) stealth: StealthProfiles,
 }
 
 impl ProfileRegistry {
@@ -22,68 +36,116 @@ impl ProfileRegistry {
         limits: &Limits,
         defaults: ProfileDefaults,
     ) -> (Self, Vec<ProfileError>) {
-        let mut registry = Self { ports: HashMap::with_capacity(files.len()) };
-        let mut broken = Vec::new();
+        let mut classic: HashMap<u16, Vec<ClassicProfile>> = HashMap::new();
+        let (mut stealth, mut broken) = (Vec::new(), Vec::new());
         for files in files {
-            match ProfileState::new(files, limits, defaults) {
-                Ok((port, profile)) => {
-                    let profiles = registry.ports.entry(port).or_default();
+            match LoadedProfile::new(files, limits, defaults) {
+                Ok(LoadedProfile::Classic(port, profile)) => {
+                    let profiles = classic.entry(port).or_default();
                     // One is the rule; a vector takes room for four.
                     profiles.reserve_exact(1);
                     profiles.push(profile);
                 }
+                Ok(LoadedProfile::Stealth(profile)) => stealth.push(profile),
                 Err(error) => broken.push(error),
             }
         }
-        (registry, broken)
+        (Self { classic, stealth: StealthProfiles::new(stealth) }, broken)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.ports.is_empty()
+        self.classic.is_empty() && self.stealth.is_empty()
     }
 
-    /// The profiles that knock on `port`. None: it is no knock port.
-    pub(super) fn at_mut(&mut self, port: u16) -> Option<&mut [ProfileState]> {
-        self.ports.get_mut(&port).map(Vec::as_mut_slice)
+    /// How the room in the kernel's set is shared out between them.
+    pub(super) fn share(&self, window: u32) -> Result<SetShare, DaemonError> {
+        let stealth = self.stealth.iter().len();
+        let requests = self.classic().flat_map(|one| &one.state.requests).map(Vec::len).sum();
+        SetShare::of(stealth, requests, window).ok_or(DaemonError::TooManyStealth(stealth))
     }
 
-    /// The knock ports, each with the profiles that knock on it.
-    pub(super) fn ports(&self) -> impl Iterator<Item = (u16, &[ProfileState])> {
-        self.ports.iter().map(|(port, profiles)| (*port, profiles.as_slice()))
+    /// Those of the classic layout.
+    pub(super) fn classic(&self) -> impl Iterator<Item = &ClassicProfile> {
+        self.classic.values().flatten()
     }
 
-    /// All of them.
-    pub(super) fn profiles(&self) -> impl Iterator<Item = &ProfileState> {
-        self.ports.values().flatten()
+    /// The names, quoted, of those whom a SYN may have been meant for.
+    pub(super) fn names_of(&self, whom: MeantFor) -> String {
+        let states: Vec<_> = match whom {
+            MeantFor::KnockPort(port) => {
+                self.classic.get(&port).into_iter().flatten().map(|one| &one.state).collect()
+            }
+            MeantFor::Stealth => self.stealth.iter().map(|one| &one.state).collect(),
+        };
+        let names: Vec<_> = states.into_iter().map(|state| format!("{:?}", state.name)).collect();
+        say::some_of(&names)
     }
 
-    /// The names of the profiles that knock on `port`, quoted.
-    pub(super) fn names_at(&self, port: u16) -> String {
-        let profiles = self.ports.get(&port).into_iter().flatten();
-        profiles.map(|profile| format!("{:?}", profile.name)).collect::<Vec<_>>().join(", ")
-    }
-
-    /// The names, quoted, of the profiles whose knocks cannot be listed: without `allow`, or with one too wide.
+    /// The names, quoted, of the profiles whose knocks cannot be listed: classic, and without `allow`, or with one too wide.
     pub(super) fn unlisted(&self) -> Vec<String> {
-        let unlisted = self.profiles().filter(|profile| profile.requests.is_none());
-        let mut names: Vec<_> = unlisted.map(|profile| format!("{:?}", profile.name)).collect();
+        let unlisted = self.classic().filter(|profile| profile.state.requests.is_none());
+        let mut names: Vec<_> = unlisted.map(|one| format!("{:?}", one.state.name)).collect();
         names.sort_unstable();
         names
     }
 
     /// The ports that lines may be about: those of knocks, and `with_services` those where somebody may connect.
     pub(super) fn wanted_ports(&self, with_services: bool) -> PortSet {
-        let mut wanted: PortSet = self.ports.keys().copied().collect();
-        if with_services {
-            let listed: Option<Vec<_>> = self.profiles().map(|p| p.requests.as_deref()).collect();
-            match listed {
-                Some(requests) => {
-                    requests.into_iter().flatten().for_each(|request| wanted.insert(request.0));
-                }
-                // Somebody may connect to any port.
-                None => return (0..=u16::MAX).collect(),
+        let mut wanted: PortSet = self.classic.keys().copied().collect();
+        let knocked_at = self.stealth.iter().filter_map(|profile| profile.knock_port);
+        knocked_at.for_each(|port| wanted.insert(port));
+        // A stealth knock is for the port that it asks for.
+        let with_requests = self.stealth.iter().map(|profile| &profile.state);
+        let connected_to = self.classic().filter(|_| with_services).map(|profile| &profile.state);
+        let listed: Option<Vec<_>> =
+            with_requests.chain(connected_to).map(|state| state.requests.as_deref()).collect();
+        match listed {
+            Some(requests) => {
+                requests.into_iter().flatten().for_each(|request| wanted.insert(request.0));
+                wanted
+            }
+            // That may be any.
+            None => (0..=u16::MAX).collect(),
+        }
+    }
+}
+
+/// A profile of either layout.
+enum LoadedProfile {
+    /// With its knock port.
+    Classic(u16, ClassicProfile),
+    Stealth(StealthProfile),
+}
+
+impl LoadedProfile {
+    fn new(
+        files: ProfileFiles,
+        limits: &Limits,
+        defaults: ProfileDefaults,
+    ) -> Result<Self, ProfileError> {
+        let config_path = files.dir().join("config");
+        let wrong = |why| ProfileError::BadConfig(config_path.clone(), why);
+        let (profile, counter) = files.parse()?;
+        let policy = Policy::new(&profile.config, defaults).map_err(wrong)?;
+        let requests = policy.requests(limits);
+        let (name, knock_port) = (profile.name, profile.config.knock_port);
+        let state = ProfileState { name, policy, requests, counter };
+        match (profile.keys, knock_port) {
+            (LayoutKeys::Classic(keys), Some(port)) => {
+                let profile = ClassicProfile::new(state, keys, defaults.error_window)?;
+                Ok(Self::Classic(port, profile))
+            }
+            (LayoutKeys::Classic(_), None) => Err(wrong("knock_port is missing".into())),
+            // The knock itself is a SYN to the port that it opens: it would be the one that the grant is for.
+            (LayoutKeys::Stealth(_), _) if defaults.spend != Spend::Any => Err(wrong(
+                "a grant must end with a handshake for layout = stealth\n\
+                 fix: spend = handshake and firewall = conntrack in the server's config, or a profile of the classic layout"
+                    .into(),
+            )),
+            (LayoutKeys::Stealth(keys), _) => {
+                let is_bound = profile.config.bind_source;
+                Ok(Self::Stealth(StealthProfile::new(state, keys, knock_port, is_bound)?))
             }
         }
-        wanted
     }
 }

@@ -1,4 +1,5 @@
-//! Knocks that were not valid: counted, and reported at most once a minute per knock port, whatever the rate at which they come.
+//! Knocks that were not valid: counted, and reported at most once a minute per knock port, and of all stealth profiles
+//! together, whatever the rate at which they come.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -13,17 +14,26 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 /// How many addresses are remembered between two reports. Beyond, only their number of knocks counts.
 const MAX_SOURCES: usize = 16;
 
-/// The rejected knocks that have not been reported, by their knock port.
-#[derive(Debug, Default)]
-pub(super) struct RejectedKnocks {
-    ports: HashMap<u16, RejectedAtPort>,
-    /// The ports with something to report, so that the cost of a wake-up does not grow with the number of profiles.
-    pending: BTreeSet<u16>,
+/// Whom a SYN that is no valid knock may have been meant for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum MeantFor {
+    /// The classic profiles with this knock port.
+    KnockPort(u16),
+    /// A stealth profile: where there are many, chance alone finds a live tag of one or the other.
+    Stealth,
 }
 
-/// The rejected knocks on one knock port since the last report about them.
+/// The rejected knocks that have not been reported, by whom they were meant for.
 #[derive(Debug, Default)]
-struct RejectedAtPort {
+pub(super) struct RejectedKnocks {
+    meant: HashMap<MeantFor, RejectedAlike>,
+    /// Those with something to report, so that the cost of a wake-up does not grow with the number of profiles.
+    pending: BTreeSet<MeantFor>,
+}
+
+/// The rejected knocks that were meant alike since the last report about them.
+#[derive(Debug, Default)]
+struct RejectedAlike {
     report: RejectedReport,
     quiet_until: Option<Instant>,
     /// The last one: a knock that our table and another firewall both log counts once.
@@ -63,25 +73,26 @@ impl RejectedKnocks {
     pub(super) fn count(
         &mut self,
         syn: &LoggedSyn<'_>,
+        whom: MeantFor,
         reason: RejectReason,
         now: Instant,
     ) -> Counted {
-        let port = self.ports.entry(syn.destination_port).or_default();
+        let alike = self.meant.entry(whom).or_default();
         let this = Some((syn.fields, syn.source, syn.source_port));
-        if std::mem::replace(&mut port.last, this) == this {
+        if std::mem::replace(&mut alike.last, this) == this {
             return Counted::Duplicate;
         }
-        self.pending.insert(syn.destination_port);
-        port.count(syn.source, reason, now).map_or(Counted::Pending, Counted::Report)
+        self.pending.insert(whom);
+        alike.count(syn.source, reason, now).map_or(Counted::Pending, Counted::Report)
     }
 
-    /// The reports that are due, and their knock ports.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<(u16, RejectedReport)> {
+    /// The reports that are due, and whom they are about.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<(MeantFor, RejectedReport)> {
         let mut due = Vec::new();
-        self.pending.retain(|number| {
-            let Some(port) = self.ports.get_mut(number) else { return false };
-            due.extend(port.due(now).map(|report| (*number, report)));
-            port.next_due().is_some()
+        self.pending.retain(|whom| {
+            let Some(alike) = self.meant.get_mut(whom) else { return false };
+            due.extend(alike.due(now).map(|report| (*whom, report)));
+            alike.next_due().is_some()
         });
         due
     }
@@ -89,11 +100,11 @@ impl RejectedKnocks {
     /// When [`RejectedKnocks::due`] will next have something to report. None while nothing is pending, so that an idle
     /// daemon has no timer.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.pending.iter().filter_map(|port| self.ports.get(port)?.next_due()).min()
+        self.pending.iter().filter_map(|whom| self.meant.get(whom)?.next_due()).min()
     }
 }
 
-impl RejectedAtPort {
+impl RejectedAlike {
     fn count(
         &mut self,
         source: IpAddr,
@@ -159,7 +170,7 @@ mod tests {
     #[test]
     fn the_first_is_reported_at_once_and_the_rest_of_the_minute_in_one_line() {
         let start = Instant::now();
-        let mut rejected = RejectedAtPort::default();
+        let mut rejected = RejectedAlike::default();
         let first = rejected.count(address(1), RejectReason::NoKeyMatches, start).unwrap();
         assert_eq!(
             first.to_string(),
@@ -180,7 +191,7 @@ mod tests {
     #[test]
     fn memory_does_not_grow_with_the_number_of_sources() {
         let start = Instant::now();
-        let mut rejected = RejectedAtPort::default();
+        let mut rejected = RejectedAlike::default();
         rejected.count(address(0), RejectReason::Replayed, start);
         for last in 0..=255 {
             rejected.count(address(last), RejectReason::Replayed, start);
@@ -204,19 +215,23 @@ mod tests {
             source_port: 2000,
             destination_port,
             fields: SynFields { id: 1, seq, ack: 0, window: 0 },
+            asks_for_ecn: false,
             options_hex: b"",
         };
-        let mut count =
-            |port, seq| rejected.count(&syn(port, seq), RejectReason::NoKeyMatches, start);
+        let mut count = |port, seq| {
+            let whom = if port == 22 { MeantFor::Stealth } else { MeantFor::KnockPort(port) };
+            rejected.count(&syn(port, seq), whom, RejectReason::NoKeyMatches, start)
+        };
         assert!(matches!(count(666, 1), Counted::Report(_)));
         assert_eq!(count(666, 1), Counted::Duplicate);
         assert_eq!(count(666, 2), Counted::Pending);
         assert!(matches!(count(667, 2), Counted::Report(_)));
+        assert!(matches!(count(22, 2), Counted::Report(_)));
         assert_eq!(rejected.next_due(), Some(start + REPORT_INTERVAL));
         let due = rejected.due(start + REPORT_INTERVAL);
         assert_eq!(
-            due.iter().map(|(port, report)| (*port, report.total)).collect::<Vec<_>>(),
-            [(666, 1)]
+            due.iter().map(|(whom, report)| (*whom, report.total)).collect::<Vec<_>>(),
+            [(MeantFor::KnockPort(666), 1)]
         );
         assert_eq!(rejected.next_due(), None);
     }

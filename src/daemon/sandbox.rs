@@ -20,6 +20,8 @@ use seccompiler::{
 };
 use thiserror::Error;
 
+use super::refresh_timer::ARM_FLAGS;
+
 /// Takes the right to open any file away from this thread and those that it starts, but for reading below
 /// `readable`. Says whether the kernel does it: one without Landlock leaves what the user's identity allows.
 pub(super) fn restrict_files(readable: &[PathBuf]) -> Result<bool, SandboxError> {
@@ -42,19 +44,22 @@ pub(super) fn restrict_files(readable: &[PathBuf]) -> Result<bool, SandboxError>
 
 /// From here on, the kernel kills this process when any of its threads makes a system call that is not listed.
 ///
-/// `root` is the directory that a log is opened from again after it was rotated; without it nothing can be opened.
+/// `root` is the directory that a log is opened from again after it was rotated; without it nothing can be opened. `timer` is
+/// set again and again; without it no timer can be.
 pub(super) fn forbid_syscalls(
     root: Option<BorrowedFd<'_>>,
     helper: Pid,
+    timer: Option<BorrowedFd<'_>>,
 ) -> Result<(), SandboxError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-    seccompiler::apply_filter_all_threads(&filter(root, helper, arch)?)?;
+    seccompiler::apply_filter_all_threads(&filter(root, helper, timer, arch)?)?;
     Ok(())
 }
 
 fn filter(
     root: Option<BorrowedFd<'_>>,
     helper: Pid,
+    timer: Option<BorrowedFd<'_>>,
     arch: TargetArch,
 ) -> Result<BpfProgram, SandboxError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
@@ -73,6 +78,10 @@ fn filter(
     rules.insert(libc::SYS_tgkill, vec![all_equal(&[(0, getpid().as_raw())])?]);
     if let Some(root) = root {
         rules.insert(libc::SYS_openat, vec![all_equal(&[(0, root.as_raw_fd()), (2, OPEN_FLAGS)])?]);
+    }
+    if let Some(timer) = timer {
+        let arguments = [(0, timer.as_raw_fd()), (1, ARM_FLAGS.bits())];
+        rules.insert(libc::SYS_timerfd_settime, vec![all_equal(&arguments)?]);
     }
     let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?;
     Ok(filter.try_into()?)
@@ -175,7 +184,8 @@ mod tests {
     fn the_filter_can_be_built_for_each_architecture() {
         let root = std::fs::File::open("/").unwrap();
         for arch in [TargetArch::x86_64, TargetArch::aarch64] {
-            let program = filter(Some(root.as_fd()), Pid::from_raw(1), arch).unwrap();
+            let (root, helper) = (Some(root.as_fd()), Pid::from_raw(1));
+            let program = filter(root, helper, root, arch).unwrap();
             assert!(program.len() > ALWAYS.len());
         }
     }

@@ -47,12 +47,18 @@ fn line(text: impl Display) {
 /// More profiles than these would hide what a line says.
 const MAX_NAMED: usize = 5;
 
+/// The first of these names.
+pub(super) fn some_of(names: &[String]) -> String {
+    let shown = names.iter().take(MAX_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let others = if names.len() > MAX_NAMED { " and others" } else { "" };
+    format!("{shown}{others}")
+}
+
 /// That a flood can keep the knocks of these profiles, quoted names, from being logged.
 pub(super) fn can_be_silenced(profiles: &[String]) -> String {
-    let shown = profiles.iter().take(MAX_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
     format!(
-        "no `allow`, or one too wide to list, for the profiles {shown}{}: a flood of SYNs can silence their knocks\n\
+        "no `allow`, or one too wide to list, for the profiles {}: a flood of SYNs can silence their knocks\n\
          fix: write what they may ask for, as in allow = tcp/22",
-        if profiles.len() > MAX_NAMED { " and others" } else { "" }
+        some_of(profiles)
     )
 }

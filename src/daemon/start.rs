@@ -1,6 +1,6 @@
 //! The start of the daemon, from root's command line to a sandboxed process. [`run`] has the steps in order.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use nix::sys::prctl::set_pdeathsig;
@@ -21,13 +21,14 @@ use super::log_event::LogPrefixes;
 use super::log_source::{LogSource, OpenedLog};
 use super::own_firewall::{self, FirewallFeatures};
 use super::process_limits::{cap_writing, raise_file_limit};
+use super::refresh_timer::{RefreshTimer, step_now};
 use super::registry::ProfileRegistry;
+use super::rejected_knocks::MeantFor;
 use super::sandbox;
 use super::say;
 use super::settings::Settings;
 use super::signals::take_signals;
 use super::user::user_to_run_as;
-use crate::layout::receiver::FAR;
 use crate::privileged::drop_privileges::{Ids, drop_privileges};
 use crate::privileged::firewall::log_rules::LogRules;
 use crate::privileged::limits::Limits;
@@ -74,6 +75,7 @@ struct Prepared {
     source: LogSource,
     registry: ProfileRegistry,
     signals: SignalFd,
+    timer: Option<RefreshTimer>,
 }
 
 fn prepare(
@@ -104,8 +106,10 @@ fn prepare(
         );
     }
     let source = source.watch()?;
-    sandbox::forbid_syscalls(root(&source), helper)?;
-    Ok(Prepared { source, registry, signals })
+    let timer = (!registry.stealth.is_empty()).then(RefreshTimer::new).transpose();
+    let timer = timer.map_err(|why| DaemonError::System("cannot make a timer", why.into()))?;
+    sandbox::forbid_syscalls(root(&source), helper, timer.as_ref().map(AsFd::as_fd))?;
+    Ok(Prepared { source, registry, signals, timer })
 }
 
 /// Has the kernel log the knocks, and runs the event loop.
@@ -117,18 +121,16 @@ fn watch(
     features: FirewallFeatures,
     log_rules: LogRules,
 ) -> Result<(), DaemonError> {
-    let Prepared { source, registry, signals } = prepared;
+    let Prepared { source, registry, signals, timer } = prepared;
     let wanted = registry.wanted_ports(features.logs_connections);
     let max_open = settings.config.max_open_per_profile;
     let mut authorizer =
         Authorizer::new(registry, helper, limits, max_open, features.logs_connections);
-    if features.logs_knocks {
-        match authorizer.listen(settings.config.error_window) {
-            Ok(listening) => say_listening(&listening, &authorizer.registry, settings.verbose),
-            Err(error) => {
-                let _ = authorizer.helper.end();
-                return Err(error);
-            }
+    match authorizer.listen(settings.config.error_window, step_now(), features.logs_knocks) {
+        Ok(listening) => say_listening(&listening, &authorizer.registry, settings.verbose),
+        Err(error) => {
+            let _ = authorizer.helper.end();
+            return Err(error);
         }
     }
     say::event(format_args!("watching {source}"));
@@ -136,20 +138,17 @@ fn watch(
     let log_prefix = settings.config.log_prefix.clone();
     let prefixes = LogPrefixes::new(log_rules, log_prefix, features.logs_knocks);
     let lines = LineHandler::new(authorizer, prefixes, settings.verbose);
-    EventLoop { source, wanted, signals, lines }.run()
+    EventLoop { source, wanted, signals, timer, lines }.run()
 }
 
 /// Reports what the kernel logs, and which profiles a flood can keep from being logged.
 fn say_listening(listening: &Listening, registry: &ProfileRegistry, verbose: bool) {
-    let Listening { sequences, counters, ports } = listening;
+    let Listening { share, sequences, ports } = listening;
     say::detail(verbose, format_args!("{sequences} sequence numbers are expected"));
-    if *sequences > 0 && *counters < FAR {
-        say::event(format_args!(
-            "so many profiles share the kernel's set that knocks are heard up to {counters} counters ahead, not {FAR}"
-        ));
-    }
+    share.shortage().for_each(say::event);
     if !ports.is_empty() {
-        let names: Vec<_> = ports.iter().map(|port| registry.names_at(*port)).collect();
+        let names = |port: &u16| registry.names_of(MeantFor::KnockPort(*port));
+        let names: Vec<_> = ports.iter().map(names).collect();
         say::event(say::can_be_silenced(&names));
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod classic;
 pub mod keys;
+pub mod reach;
 pub mod receiver;
 pub mod stealth;
 pub mod steps;

@@ -63,7 +63,8 @@ impl StealthKeys {
     /// The knock that asks for `request` with the number `n`. `bound_to`: the address that it is good from, as the server
     /// sees it; without one, any.
     ///
-    /// Deterministic: the caller makes `n + 1` durable first and never calls twice with one number.
+    /// Deterministic: the caller makes `n + 1` durable first. A number is sealed twice only where a sender's clock was ahead and
+    /// was set back (`docs/protocol.md`); a receiver takes it once.
     #[must_use]
     pub fn seal(&self, n: u64, request: Request, bound_to: Option<IpAddr>) -> StealthFields {
         StealthFields { tag: self.tag(n), mac: self.mac(n, request, bound_to) }

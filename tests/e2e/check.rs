@@ -305,8 +305,8 @@ fn check_says_what_each_profile_can_open() {
     let output = site.daemon_command().arg("--check").output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     for line in [
-        "\"client\" knocks on port 666 and can open tcp/2000-2999, udp/53\n",
-        "\"other\" knocks on port 667 and can open tcp/2990-2999\n",
+        "\"client\" (classic) knocks on port 666 and can open tcp/2000-2999, udp/53\n",
+        "\"other\" (classic) knocks on port 667 and can open tcp/2990-2999\n",
         "WARNING: no `allow`, or one too wide to list, for the profiles \"client\": a flood of SYNs can silence",
     ] {
         assert!(said.contains(line), "{said}");

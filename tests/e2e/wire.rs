@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use knockknock::client::knock::packet::{AddressPair, KnockPacket};
+use knockknock::layout::stealth::StealthFields;
 use knockknock::syn::SynFields;
 use pnet::datalink::{
     self, Channel, Config, DataLinkReceiver, DataLinkSender, MacAddr, NetworkInterface,
@@ -182,12 +183,54 @@ pub(crate) fn make_segment(
     sequence: u32,
     flags: u8,
 ) -> Vec<u8> {
-    let mut segment = [0; 20];
+    make_packet(route, source, destination, sequence, (flags, 0), &[])
+}
+
+/// Which request for ECN a SYN has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ecn {
+    None,
+    Asked,
+    /// Accurate ECN, with its flag AE.
+    Accurate,
+}
+
+/// A knock of the stealth layout in a frame, with the options of a kernel's SYN. The source may be a lie.
+pub(crate) fn make_stealth_knock(
+    route: Route,
+    source: SocketAddr,
+    destination: SocketAddr,
+    StealthFields { tag, mac }: StealthFields,
+    ecn: Ecn,
+) -> Vec<u8> {
+    let flags = match ecn {
+        Ecn::None => (TcpFlags::SYN, 0),
+        Ecn::Asked => (TcpFlags::SYN | TcpFlags::ECE | TcpFlags::CWR, 0),
+        Ecn::Accurate => (TcpFlags::SYN | TcpFlags::ECE | TcpFlags::CWR, 1),
+    };
+    let mut options = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0, 1, 3, 3, 7];
+    options[8..12].copy_from_slice(&mac.to_be_bytes());
+    make_packet(route, source, destination, tag, flags, &options)
+}
+
+fn make_packet(
+    route: Route,
+    source: SocketAddr,
+    destination: SocketAddr,
+    sequence: u32,
+    (flags, reserved): (u8, u8),
+    options: &[u8],
+) -> Vec<u8> {
+    let mut segment = vec![0; 20 + options.len()];
+    segment[20..].copy_from_slice(options);
+    let words = u8::try_from(segment.len() / 4).unwrap();
+    let length = u16::try_from(segment.len()).unwrap();
     let mut tcp = MutableTcpPacket::new(&mut segment).unwrap();
     tcp.set_source(source.port());
     tcp.set_destination(destination.port());
     tcp.set_sequence(sequence);
-    tcp.set_data_offset(5);
+    tcp.set_data_offset(words);
+    tcp.set_reserved(reserved);
     tcp.set_flags(flags);
     tcp.set_window(1024);
     let mut packet = match (source.ip(), destination.ip()) {
@@ -197,7 +240,7 @@ pub(crate) fn make_segment(
             let mut ip = MutableIpv4Packet::new(&mut packet).unwrap();
             ip.set_version(4);
             ip.set_header_length(5);
-            ip.set_total_length(40);
+            ip.set_total_length(20 + length);
             ip.set_identification(1);
             ip.set_ttl(64);
             ip.set_next_level_protocol(IpNextHeaderProtocols::Tcp);
@@ -211,7 +254,7 @@ pub(crate) fn make_segment(
             let mut packet = vec![0; 40];
             let mut ip = MutableIpv6Packet::new(&mut packet).unwrap();
             ip.set_version(6);
-            ip.set_payload_length(20);
+            ip.set_payload_length(length);
             ip.set_hop_limit(64);
             ip.set_next_header(IpNextHeaderProtocols::Tcp);
             ip.set_source(source);

@@ -73,6 +73,11 @@ fn a_profile_is_whole_or_refused() {
 }
 
 #[test]
+fn a_profile_is_imported_of_its_one_line_or_not_at_all() {
+    short_run("import", 50_000);
+}
+
+#[test]
 fn only_the_knock_that_the_keys_make_opens() {
     short_run("classic", 3_000);
 }
@@ -100,6 +105,16 @@ fn only_the_one_line_of_the_auth_file_is_let_in() {
 #[test]
 fn the_kernels_answer_counts_for_what_it_says_and_no_more() {
     short_run("answers", 100_000);
+}
+
+#[test]
+fn no_number_opens_twice_whatever_the_clocks_say() {
+    short_run("steps", 20_000);
+}
+
+#[test]
+fn a_packet_is_found_by_its_tag_and_proved_by_its_mac() {
+    short_run("tags", 5_000);
 }
 
 #[test]

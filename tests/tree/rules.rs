@@ -47,7 +47,16 @@ const RULES: &[Rule] = &[
     Rule {
         module: "profile",
         modules: &["counter", "grant", "layout"],
-        crates: &["base64", "configparser", "getrandom", "nix", "strsim", "thiserror", "zeroize"],
+        crates: &[
+            "base64",
+            "configparser",
+            "getrandom",
+            "nix",
+            "sha2",
+            "strsim",
+            "thiserror",
+            "zeroize",
+        ],
         never: &["std::process::Command", NETWORK],
         because: "both sides read profiles, so this must not know either",
     },

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 
 use super::cli::KnockCli;
 use super::connect_stdio;
+use super::import;
 use super::plan::{KnockPlan, plan, profiles};
 use crate::client::knock::answer_socket::{self, AnswerSockets, AwaitedAnswer};
 use crate::client::knock::capabilities;
@@ -49,6 +50,8 @@ pub fn run(cli: &KnockCli) -> ExitCode {
     let done = dropped.and_then(|()| {
         if cli.list {
             list::list(&profiles(cli)?).map(|text| say::print(&text)).map(|()| 0)
+        } else if let Some(host) = &cli.import {
+            Ok(import::import(&profiles(cli)?, host, cli.replace, cli.quiet))
         } else if let Some((host, port)) = &cli.connect {
             Ok(connect_stdio::connect(cli, host, *port, raw.map(|(raw, _)| raw)))
         } else if cli.dry_run {

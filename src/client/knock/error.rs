@@ -142,7 +142,7 @@ fn profile_hint(host: &str, there_are: &[String]) -> String {
         [] => "there are none yet".to_owned(),
         listed => format!("there are {}", listed.join(", ")),
     };
-    format!("{there_are}; knock-genprofile on the server makes one and says how to copy it here")
+    format!("{there_are}; knock-genprofile on the server makes one, and knock --import takes it")
 }
 
 /// `path` as it can be typed into a shell; where that would take quoting, what finds the program there.

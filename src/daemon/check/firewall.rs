@@ -4,13 +4,14 @@ use super::found::Found;
 use crate::daemon::own_firewall::{self, NO_TABLE};
 use crate::daemon::settings::Settings;
 
-/// Makes our part of the firewall and removes it again. Says what that part can do.
-pub(super) fn check(settings: &Settings, found: &mut Found) {
+/// Makes our part of the firewall and removes it again. Says what that part can do, and returns whether it tells of
+/// connections: where there is none, that is not known.
+pub(super) fn check(settings: &Settings, found: &mut Found) -> bool {
     let firewall = match own_firewall::try_to_create(settings) {
         Ok(firewall) => firewall,
         Err(error) => {
             found.problem("firewall", error);
-            return;
+            return true;
         }
     };
     let Some([v4, v6]) = firewall.conntrack_helpers() else {
@@ -18,7 +19,7 @@ pub(super) fn check(settings: &Settings, found: &mut Found) {
             "firewall",
             "nftables works; every other firewall must accept our mark (README has a line for each)",
         );
-        return;
+        return false;
     };
     found.say(
         "firewall",
@@ -46,4 +47,5 @@ pub(super) fn check(settings: &Settings, found: &mut Found) {
     if !firewall.has_table() {
         found.say("firewall", NO_TABLE);
     }
+    firewall.has_table()
 }

@@ -65,10 +65,17 @@ fn number(path: &Path) -> Option<u64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Reports whether the clock is synchronised. Knocks do not depend on it, but the times in the log do.
-pub(super) fn clock(found: &mut Found) {
+/// Reports whether the clock is synchronised. The times in the log depend on it, and what a stealth knock can fall back on.
+pub(super) fn clock(has_stealth: bool, found: &mut Found) {
     match is_synchronised() {
         Some(true) => found.say("clock", "synchronised"),
+        Some(false) if has_stealth => found.say(
+            "clock",
+            "WARNING: not synchronised, as far as the kernel knows: once it is more than half an hour off, a stealth knock is \
+             heard by its counter alone, and who loses that, or more than 255 knocks in a row, is locked out until the clock is \
+             right again\n\
+             fix: timedatectl set-ntp true",
+        ),
         Some(false) => found.say(
             "clock",
             "not synchronised, as far as the kernel knows: knocks do not need it, the times in the log do",

@@ -14,10 +14,12 @@ mod host;
 mod log;
 mod open;
 
+use super::config::LogRule;
 use super::confirmed_guard::ConfirmedGuard;
 use super::error::DaemonError;
 use super::load_profiles;
 use super::log_source::OpenedLog;
+use super::registry::ProfileRegistry;
 use super::say;
 use super::settings::Settings;
 use super::trial_plan::{Finding, Interrupted, RunTrial, TrialPlan};
@@ -38,10 +40,9 @@ pub(super) fn run(settings: &Settings, trial: Option<RunTrial>) -> Result<(), Da
         Ok(ids) => found.say("user", format_args!("runs as uid {}, gid {}", ids.uid, ids.gid)),
         Err(error) => found.problem("user", error),
     }
-    firewall::check(settings, &mut found);
+    let knows_connections = firewall::check(settings, &mut found);
     host::conntrack(settings.config.max_open, &mut found);
     let guard = guard::check(&settings.config_dir, &mut found);
-    host::clock(&mut found);
 
     let Ok(choice) = settings.config.log.parse();
     match OpenedLog::open(&choice) {
@@ -62,13 +63,16 @@ pub(super) fn run(settings: &Settings, trial: Option<RunTrial>) -> Result<(), Da
     }
     let files = files.and_then(|(files, unreadable)| {
         let offers = Offer::of_all(&files, allow);
-        // Nothing is granted here, so nothing need report connections.
-        let (registry, broken) = load_profiles::parse(settings, files, &limits, false)?;
-        Ok((offers, registry.unlisted(), broken + unreadable))
+        let (registry, broken) = load_profiles::parse(settings, files, &limits, knows_connections)?;
+        Ok((offers, registry, broken + unreadable))
     });
+    let has_stealth = files.as_ref().is_ok_and(|(_, registry, _)| !registry.stealth.is_empty());
+    host::clock(has_stealth, &mut found);
     match files {
-        Ok((possible, unlisted, left_out)) => {
+        Ok((possible, registry, left_out)) => {
             offers(&possible, guard.as_ref(), trial.is_some(), &found);
+            share(settings, &registry, &mut found);
+            let unlisted = registry.unlisted();
             if !unlisted.is_empty() {
                 let warning = say::can_be_silenced(&unlisted);
                 found.say("profiles", format_args!("WARNING: {warning}"));
@@ -97,6 +101,21 @@ fn config(settings: &Settings) -> String {
     )
 }
 
+/// Reports whether the numbers of all profiles have room in the kernel's set.
+fn share(settings: &Settings, registry: &ProfileRegistry, found: &mut Found) {
+    if settings.config.log_rule != LogRule::Own {
+        return;
+    }
+    match registry.share(settings.config.error_window) {
+        Ok(share) => {
+            for less in share.shortage() {
+                found.say("profiles", less);
+            }
+        }
+        Err(error) => found.problem("profiles", error),
+    }
+}
+
 /// Reports what a knock could open, and whether the guard closes it to strangers.
 fn offers(offers: &[Offer], guard: Option<&ConfirmedGuard>, is_tried: bool, found: &Found) {
     for offer in offers {
@@ -105,7 +124,12 @@ fn offers(offers: &[Offer], guard: Option<&ConfirmedGuard>, is_tried: bool, foun
             .map_or_else(|| "the port that it asks for".to_owned(), |port| format!("port {port}"));
         found.say(
             "profile",
-            format_args!("{:?} knocks on {at} and can open {}", offer.profile, offer.text()),
+            format_args!(
+                "{:?} ({}) knocks on {at} and can open {}",
+                offer.profile,
+                offer.layout.name(),
+                offer.text()
+            ),
         );
     }
     let (services, _) = open::to_try(offers, guard);

@@ -3,6 +3,7 @@
 use crate::daemon::confirmed_guard::ConfirmedGuard;
 use crate::daemon::trial_plan::Tried;
 use crate::grant::{Protocol, Service, listed};
+use crate::layout::keys::Layout;
 use crate::profile::files::ProfileFiles;
 
 /// At most this many services are tried.
@@ -14,6 +15,7 @@ const SSH: u16 = 22;
 #[derive(Debug)]
 pub(super) struct Offer {
     pub(super) profile: String,
+    pub(super) layout: Layout,
     pub(super) knock_port: Option<u16>,
     /// None: any TCP port.
     services: Option<Vec<Service>>,
@@ -35,6 +37,7 @@ impl Offer {
         let services = both(limits, own.transpose().ok()?);
         Some(Self {
             profile: profile.name,
+            layout: profile.config.layout,
             knock_port: profile.config.knock_port,
             services,
             default_port: profile.config.port,
@@ -119,6 +122,7 @@ mod tests {
     fn offer(allow: Option<&[&str]>) -> Offer {
         Offer {
             profile: "a".into(),
+            layout: Layout::Classic,
             knock_port: Some(1),
             services: allow.map(services),
             default_port: None,

@@ -38,7 +38,7 @@ pub enum NotASyn {
              `flags tcp sequence,options` (nft)"
     )]
     NoSequence,
-    /// Flags other than SYN alone, or a reserved bit.
-    #[error("the packet's flags are not SYN alone")]
+    /// Flags other than SYN and the request for ECN, or a reserved bit.
+    #[error("the packet's flags are not a SYN's")]
     OtherFlags,
 }

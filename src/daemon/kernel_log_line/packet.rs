@@ -50,13 +50,29 @@ impl<'l> Rest<'l> {
         let window = self.number(b"WINDOW=").ok_or(NotASyn::Malformed("WINDOW="))?;
         let reserved =
             self.hex(b"RES=0x", u8::is_ascii_hexdigit).ok_or(NotASyn::Malformed("RES="))?;
-        if reserved != b"00" || !self.skip(b"SYN ") || !self.0.starts_with(b"URGP=") {
-            return Err(NotASyn::OtherFlags);
-        }
+        let asks_for_ecn = self.flags(reserved).ok_or(NotASyn::OtherFlags)?;
         let options_hex = self.end_of_packet()?;
 
         let fields = SynFields { id, seq, ack, window };
-        Ok(LoggedSyn { source, destination, source_port, destination_port, fields, options_hex })
+        Ok(LoggedSyn {
+            source,
+            destination,
+            source_port,
+            destination_port,
+            fields,
+            asks_for_ecn,
+            options_hex,
+        })
+    }
+
+    /// The flags of a SYN, if they are that: SYN alone, or with the request for ECN, or with that for accurate ECN, whose
+    /// flag AE is a reserved bit to older kernels. Whether ECN is asked for.
+    fn flags(&mut self, reserved: &[u8]) -> Option<bool> {
+        const RESERVED_AE: &[u8] = b"04";
+        let has_ae = if self.skip(b"AE ") { reserved == b"00" } else { reserved == RESERVED_AE };
+        let asks_for_ecn = self.skip(b"CWR ECE ");
+        let is_known = asks_for_ecn && has_ae || !has_ae && reserved == b"00";
+        (is_known && self.skip(b"SYN ") && self.0.starts_with(b"URGP=")).then_some(asks_for_ecn)
     }
 
     /// A TCP packet's fields up to its ports, in the order in which `nf_log_syslog.c` prints them.

@@ -82,7 +82,7 @@ fn stands_in_the_outer_part(line: &[u8], framing: Framing, syn: &LoggedSyn<'_>) 
     only("SEQ=", &syn.fields.seq.to_string());
     only("ACK=", &syn.fields.ack.to_string());
     only("WINDOW=", &syn.fields.window.to_string());
-    only("RES=", "0x00");
+    only("RES=", if words.contains(&&b"RES=0x04"[..]) { "0x04" } else { "0x00" });
     if syn.source.is_ipv4() {
         only("ID=", &syn.fields.id.to_string());
     } else {
@@ -93,13 +93,19 @@ fn stands_in_the_outer_part(line: &[u8], framing: Framing, syn: &LoggedSyn<'_>) 
         assert_eq!(label & 0xffff, u32::from(syn.fields.id));
     }
 
-    let is_flag = |word: &&&[u8]| {
-        [b"CWR", b"ECE", b"URG", b"ACK", b"PSH", b"RST", b"SYN", b"FIN"]
-            .iter()
-            .any(|flag| **word == *flag)
+    let is_flag = |word: &&[u8]| {
+        let flags = [&b"AE"[..], b"CWR", b"ECE", b"URG", b"ACK", b"PSH", b"RST", b"SYN", b"FIN"];
+        flags.contains(word)
     };
-    let flags: Vec<_> = words.iter().filter(is_flag).collect();
-    assert_eq!(flags, [b"SYN"]);
+    let flags: Vec<_> = words.iter().copied().filter(is_flag).collect();
+    let has_reserved_ae = words.contains(&&b"RES=0x04"[..]);
+    match (flags.strip_prefix(&[&b"AE"[..]]), syn.asks_for_ecn) {
+        (None, false) => assert!(flags == [b"SYN"] && !has_reserved_ae),
+        (None, true) => assert_eq!(flags, [b"CWR", b"ECE", b"SYN"]),
+        (Some(others), _) => {
+            assert!(syn.asks_for_ecn && others == [b"CWR", b"ECE", b"SYN"] && !has_reserved_ae);
+        }
+    }
     let urgent = words.iter().position(|word| word.starts_with(b"URGP=")).unwrap();
     let options = match words.get(urgent + 1..urgent + 3) {
         Some([b"OPT", digits]) => digits.strip_prefix(b"(").unwrap().strip_suffix(b")").unwrap(),
@@ -109,6 +115,26 @@ fn stands_in_the_outer_part(line: &[u8], framing: Framing, syn: &LoggedSyn<'_>) 
     assert!(options.len() <= 80 && options.len().is_multiple_of(2));
     let place = line.as_ptr_range();
     assert!(options.is_empty() || place.contains(&syn.options_hex.as_ptr()), "lent from the line");
+    assert_eq!(syn.timestamp(), timestamp(options));
+}
+
+/// The first value of the first timestamps option, by taking the options apart one after the other.
+fn timestamp(hex: &[u8]) -> Option<u32> {
+    let digits = str::from_utf8(hex).unwrap();
+    let bytes: Vec<u8> = (0..digits.len() / 2)
+        .map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
+    let mut rest = &bytes[..];
+    loop {
+        rest = match rest {
+            [1, rest @ ..] => rest,
+            [8, 10, a, b, c, d, _, _, _, _, ..] => {
+                return Some(u32::from_be_bytes([*a, *b, *c, *d]));
+            }
+            [0 | 8, ..] | [] | [_] | [_, 0 | 1, ..] => return None,
+            [_, len, ..] => rest.get(usize::from(*len)..)?,
+        }
+    }
 }
 
 /// The tag where it first stands; then the rest of an RFC 5424 header, which has no packet's field in it; then a time.
@@ -179,12 +205,15 @@ const SYN: LoggedSyn<'_> = LoggedSyn {
     source_port: 2743,
     destination_port: 666,
     fields: SynFields { id: 4660, seq: 305_419_896, ack: 2_271_560_481, window: 4321 },
+    asks_for_ecn: true,
     options_hex: b"020405B4",
 };
 
 /// The packet in the kernel's words (`net/netfilter/nf_log_syslog.c`).
 fn printed(syn: &LoggedSyn<'_>, interface: &str) -> String {
-    let LoggedSyn { source, destination, source_port, destination_port, fields, options_hex } = syn;
+    let LoggedSyn { source, destination, source_port, destination_port, fields, .. } = syn;
+    let LoggedSyn { asks_for_ecn, options_hex, .. } = syn;
+    let flags = if *asks_for_ecn { "CWR ECE SYN" } else { "SYN" };
     let SynFields { id, seq, ack, window } = fields;
     let (source, destination) = (kernel_address(*source), kernel_address(*destination));
     let header = if syn.source.is_ipv4() {
@@ -198,7 +227,7 @@ fn printed(syn: &LoggedSyn<'_>, interface: &str) -> String {
     };
     format!(
         "IN={interface} OUT= MAC=0a:f8:61:10:6d:fe:ee:15:10:56:d4:d7:08:00 SRC={source} DST={destination} {header} \
-         PROTO=TCP SPT={source_port} DPT={destination_port} SEQ={seq} ACK={ack} WINDOW={window} RES=0x00 SYN URGP=0 \
+         PROTO=TCP SPT={source_port} DPT={destination_port} SEQ={seq} ACK={ack} WINDOW={window} RES=0x00 {flags} URGP=0 \
          {options}"
     )
 }
