@@ -8,7 +8,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 
 CARGO_FUZZ=0.13.2
 # The longest input worth trying, in bytes; also the list of the targets.
-declare -A MAX_LEN=([answers]=512 [auth]=800 [chunk]=2048 [classic]=64 [config]=1024 [line]=1024 [message]=4096
+declare -A MAX_LEN=([answers]=512 [auth]=800 [chunk]=2048 [classic]=64 [config]=1024 [import]=512 [line]=1024 [message]=4096
     [profile]=512 [sequence]=64 [socks]=1200)
 
 usage() {
@@ -62,7 +62,7 @@ fuzz() {
 build=(--sanitizer "$sanitizer" --target-dir "fuzz/target/$sanitizer")
 
 say "== build"
-cargo test --quiet --locked --test properties -- --ignored write_seeds >/dev/null
+cargo run --quiet --locked --manifest-path fuzz/Cargo.toml --target-dir target --example write_seeds
 fuzz build "${build[@]}"
 for target in "${targets[@]}"; do
     say "== $target: $runs cases, sanitizer $sanitizer"

@@ -13,6 +13,9 @@ UNIT=(
     src/layout/mod.rs
     src/layout/classic.rs
     src/layout/receiver.rs
+    src/layout/keys.rs
+    src/layout/stealth.rs
+    src/layout/steps.rs
     src/counter.rs
     src/grant.rs
     src/privileged/message.rs

@@ -22,7 +22,7 @@ TOOLS=(gcc=cc shellcheck=shellcheck)
 HOST_TOOLS=(iproute2=ip nftables=nft iptables=iptables iputils-ping=ping conntrack=conntrack tcpdump=tcpdump
     rsyslog=rsyslogd logrotate=logrotate openssh-server=sshd openssh-client=ssh netcat-openbsd=nc curl=curl
     libcap2-bin=setcap python3=python3 ufw=ufw nmap=nmap
-    hping3=hping3 firewalld=firewalld dbus-daemon=dbus-daemon)
+    hping3=hping3 p0f=p0f ethtool=ethtool firewalld=firewalld dbus-daemon=dbus-daemon)
 
 step() {
     say "== $*"
@@ -75,7 +75,7 @@ nf_log_hold
 dir=$(mktemp -d /var/tmp/knockknock-test.XXXXXX)
 chmod 755 "$dir"
 # They wait more than they compute: one more at a time than there are processors.
-step env TMPDIR="$dir" RUST_TEST_THREADS=$(($(nproc) + 1)) KNOCKKNOCK_ALL_MUTATIONS=1 cargo test --locked --features e2e --no-fail-fast
+step env TMPDIR="$dir" RUST_TEST_THREADS=$(($(nproc) + 1)) KNOCKKNOCK_ALL_CASES=1 cargo test --locked --features e2e --no-fail-fast
 # A helper that does what its filter forbids is another build.
 step env TMPDIR="$dir" cargo test --locked --features e2e,misbehave --test privileged -- confinement that_traces
 say "all is well"

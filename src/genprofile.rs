@@ -1,7 +1,9 @@
-//! `knock-genprofile NAME PORT`: makes a profile on the server and says what to copy to the client.
+//! `knock-genprofile NAME`: makes a profile on the server, and says how its client gets it or, with `--print`, prints it.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,7 +12,8 @@ use clap::{CommandFactory, Parser};
 
 use crate::grant::{NotAService, Service, listed};
 use crate::profile::allow::{FirewallChoice, InConfig};
-use crate::profile::create::create;
+use crate::profile::create::{NewProfile, create_and_hand_over};
+use crate::profile::error::CreateError;
 
 /// Where the programs look without `--config-dir`.
 const CONFIG_DIR: &str = "/etc/knockknock.d";
@@ -24,6 +27,14 @@ struct GenprofileArgs {
           value_parser = parse_allow)]
     allow: Vec<Allow>,
 
+    /// Print it, once, as the one line that `knock --import HOST` reads; all else goes to stderr
+    #[arg(long)]
+    print: bool,
+
+    /// A knock is good only from the address that sends it (not through NAT)
+    #[arg(long, conflicts_with = "port")]
+    bind_source: bool,
+
     /// Where the server's config and profiles are
     #[arg(long, value_name = "DIR", default_value = CONFIG_DIR)]
     config_dir: PathBuf,
@@ -31,9 +42,10 @@ struct GenprofileArgs {
     /// What to call the profile: a client's name, like `laptop`
     name: String,
 
-    /// The knock port: a closed TCP port that no other profile knocks on, 1 to 65535
+    /// For the classic layout, which the original's programs have: the knock port, a closed TCP
+    /// port that no other profile knocks on, 1 to 65535
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
-    port: u16,
+    port: Option<u16>,
 }
 
 /// One word of `--allow`.
@@ -52,14 +64,15 @@ fn parse_allow(text: &str) -> Result<Allow, NotAService> {
 
 const AFTER_HELP: &str = "\
 Examples:
-  sudo knock-genprofile laptop 666
-  sudo knock-genprofile --allow tcp/22,udp/51820 phone 667
+  ssh root@server.example knock-genprofile --print laptop | knock --import server.example
+  sudo knock-genprofile --allow tcp/22,udp/51820 phone
+  sudo knock-genprofile old-laptop 666
 
-It gets fresh keys, a counter of 0 and the knock port, in DIR/profiles/NAME, and is copied to the
-client once. One profile is for one client: two clients with one profile would use the same counters.
+It gets fresh keys and a counter of 0, in DIR/profiles/NAME. One profile is for one client: two with
+one profile would use the same counters. Without PORT, a knock goes to the port that it asks for.
 What it may ask for stands as `allow` in its config, and in DIR/config, which limits every profile,
 where that has no `allow` yet. With --allow any, neither gets one.
-Nothing has to be listening on the knock port, and nothing should be.
+Nothing has to be listening on a knock port, and nothing should be.
 Exit status: 0 made, 1 not made (nothing is left behind), 2 wrong usage.";
 
 /// The program.
@@ -67,20 +80,50 @@ Exit status: 0 made, 1 not made (nothing is left behind), 2 wrong usage.";
 pub fn main() -> ExitCode {
     let args = GenprofileArgs::parse();
     let allow = args.services().unwrap_or_else(|wrong| wrong.exit());
-    match create(&args.config_dir, &args.name, Some(args.port), &allow) {
+    let new = NewProfile { knock_port: args.port, bind_source: args.bind_source, allow: &allow };
+    let made = create_and_hand_over(&args.config_dir, &args.name, &new, |enrolment| {
+        if !args.print {
+            return Ok(());
+        }
+        let mut line = enrolment.line();
+        line.push('\n');
+        // Not through the buffer of `io::stdout`, which nobody wipes.
+        write_unbuffered(line.as_bytes())
+    });
+    match made {
         Ok((dir, in_config)) => {
-            let mut said = made(&args, &dir, &allow, &in_config);
+            let mut said = made_text(&args, &dir, &allow, &in_config);
             said.push_str(&next_steps(&args, &dir, &allow));
-            // The profile is made; that nobody reads what is said about it changes nothing.
-            let _ = io::stdout().write_all(said.as_bytes());
+            // The profile exists; a closed standard output or error is no error.
+            let _ = if args.print {
+                io::stderr().write_all(said.as_bytes())
+            } else {
+                io::stdout().write_all(said.as_bytes())
+            };
             ExitCode::SUCCESS
         }
         Err(error) => {
-            let error = error.to_string().replace('\n', "\nknock-genprofile: ");
+            let error = match error {
+                CreateError::Exists(dir) if args.print => printed_once(&dir),
+                error => error.to_string(),
+            };
+            let error = error.replace('\n', "\nknock-genprofile: ");
             let _ = writeln!(io::stderr(), "knock-genprofile: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn write_unbuffered(bytes: &[u8]) -> io::Result<()> {
+    File::from(io::stdout().as_fd().try_clone_to_owned()?).write_all(bytes)
+}
+
+/// Two clients with one profile would use the same counters, so there is no second time.
+fn printed_once(dir: &Path) -> String {
+    format!(
+        "{dir:?} exists, and a profile is printed once, when it is made\n\
+         fix: make one with another name, and remove this one when no client uses it"
+    )
 }
 
 impl GenprofileArgs {
@@ -105,7 +148,7 @@ impl GenprofileArgs {
         std::path::absolute(&self.config_dir).unwrap_or_else(|_| self.config_dir.clone())
     }
 
-    /// What other programs have to be told, where the directory is not the usual one.
+    /// The option that other programs need if the directory is not the default.
     fn config_dir_option(&self) -> String {
         if self.config_dir == Path::new(CONFIG_DIR) {
             String::new()
@@ -116,7 +159,7 @@ impl GenprofileArgs {
 }
 
 /// What was written, what it means, and how to widen it.
-fn made(args: &GenprofileArgs, dir: &Path, allow: &[Service], in_config: &InConfig) -> String {
+fn made_text(args: &GenprofileArgs, dir: &Path, allow: &[Service], in_config: &InConfig) -> String {
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     let config = args.absolute_config_dir().join("config");
     let (dir, config, line) = (dir.display(), config.display(), listed(allow, ", "));
@@ -150,10 +193,15 @@ wrote `allow = {line}` to its config; {config} has an `allow`, and stays as it i
             said
         }
     };
-    format!("made the profile {} in {dir}, knock port {}\n{limits}", args.name, args.port)
+    let knocks = match args.port {
+        Some(port) => format!("knock port {port}"),
+        None => "stealth: a knock goes to the port that it asks for".to_owned(),
+    };
+    format!("made the profile {} in {dir}, {knocks}\n{limits}", args.name)
 }
 
-/// One profile, one daemon, one guard line. The client comes first: who closes a door from outside has to come in again.
+/// One profile, one daemon, one guard line. The client comes first: an admin who closes the port over the network needs
+/// the profile to get in again.
 fn next_steps(args: &GenprofileArgs, dir: &Path, allow: &[Service]) -> String {
     let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     let host = host.filter(|name| !name.is_empty()).unwrap_or_else(|| "SERVER".into());
@@ -164,18 +212,30 @@ fn next_steps(args: &GenprofileArgs, dir: &Path, allow: &[Service]) -> String {
     } else {
         format!("knock-daemon{options}          (stop the running one first)")
     };
-    format!(
-        "
+    let hand_over = if args.print {
+        format!(
+            "\
+1. The line on standard output is the profile. Give it to the client, once, and keep no copy:
+     knock --import {host}"
+        )
+    } else {
+        format!(
+            "\
 1. On the client, copy it, once, to a directory named as the client names this server:
      mkdir -p -m 700 ~/.knockknock
-     scp -r root@{host}:{dir} ~/.knockknock/{host}
+     scp -r root@{host}:{dir} ~/.knockknock/{host}",
+            dir = dir.display()
+        )
+    };
+    format!(
+        "
+{hand_over}
 2. Here, have the daemon read it:
      {daemon}
 3. {close}
 4. From the client:
      {knock}
 ",
-        dir = dir.display(),
         close = how_to_close(args, allow, &options),
         knock = how_to_knock(allow, &host),
     )
@@ -250,6 +310,19 @@ mod tests {
                 "666",
             ]);
             assert!(parsed.is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_knock_port_makes_it_classic_and_only_stealth_binds_the_source() {
+        let parse = |arguments: &[&str]| {
+            GenprofileArgs::try_parse_from([&["knock-genprofile"], arguments].concat())
+        };
+        assert_eq!(parse(&["laptop"]).unwrap().port, None);
+        assert_eq!(parse(&["laptop", "666"]).unwrap().port, Some(666));
+        assert!(parse(&["--bind-source", "laptop"]).unwrap().bind_source);
+        for wrong in [&["laptop", "0"][..], &["--bind-source", "laptop", "666"], &[]] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What is granted: a service, as config, profiles and command lines name it, and the grant of it to one address. Data and
-//! its notation alone, for config, policy, the pipe to the helper, and the firewall.
+//! What is granted: a service, as config, profiles and command lines name it, and the grant of it to one address. Only
+//! data and its notation, for config, policy, the pipe to the helper, and the firewall.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ pub enum Protocol {
     Udp = 17,
 }
 
-/// What uses a grant up, beside its time.
+/// What ends a grant before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Spend {
@@ -58,7 +58,7 @@ pub struct Service {
 /// A text that names no service.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "{0:?} is not a service; write protocol/port or protocol/first-last, like tcp/22 or tcp/8000-8010"
+    "{0:?} is not a service\nfix: write protocol/port or protocol/first-last, like tcp/22 or tcp/8000-8010"
 )]
 pub struct NotAService(String);
 

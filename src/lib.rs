@@ -1,4 +1,4 @@
-//! knockknock: a port opens for one connection from whoever sends one SYN that only they could have made.
+//! knockknock: a port opens for one connection to the client that sends one SYN which only it could have made.
 //!
 //! The modules, in the order in which the server uses them for a knock:
 //!

@@ -9,7 +9,7 @@ pub struct SynFields {
     pub id: u16,
     /// TCP sequence number.
     pub seq: u32,
-    /// TCP acknowledgement number (a field that a SYN carries and nobody reads).
+    /// TCP acknowledgement number (present in a SYN, but without a meaning).
     pub ack: u32,
     /// TCP window, unscaled.
     pub window: u16,

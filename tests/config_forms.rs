@@ -187,27 +187,39 @@ fn what_is_wrong_in_a_profiles_config_is_named() {
     for (text, parts) in [
         ("", &["knock_port is missing"][..]),
         ("[main]\n", &["knock_port is missing"]),
-        ("knock_port = 666\n", &["line 1", "no section is above it"]),
+        ("knock_port = 666\n", &["line 1", "no section is above it\nfix: write [main]"]),
         ("[DEFAULT]\nknock_port = 666\n", &["there is no [main]"]),
-        ("[mian]\nknock_port = 666\n", &["line 1", "no section [mian]", "did you mean [main]?"]),
+        (
+            "[mian]\nknock_port = 666\n",
+            &["line 1", "no section [mian]", "\nfix: did you mean [main]?"],
+        ),
         ("[main]\nknock_port = 666\n[server]\nallow = tcp/22\n", &["line 3", "[server]"]),
-        ("[main]\nknock_port = 666\n[main.client]\n", &["line 3", "did you mean [main]?"]),
-        ("[main]\nknock_port = 666\n[defaults]\n", &["line 3", "did you mean [DEFAULT]?"]),
+        ("[main]\nknock_port = 666\n[main.client]\n", &["line 3", "\nfix: did you mean [main]?"]),
+        ("[main]\nknock_port = 666\n[defaults]\n", &["line 3", "\nfix: did you mean [DEFAULT]?"]),
         ("[main\nknock_port = 666\n", &["line 1", "neither [section] nor key = value"]),
         ("[main] knock_port = 666\n", &["line 1", "stands behind a section"]),
         ("[main]\n= 666\n", &["line 2", "neither [section] nor key = value"]),
         ("[main]\nknock_port\n", &["line 2", "knock_port: there is no value"]),
-        ("[main]\nknock_port 666\n", &["line 2", "knock_port 666", "did you mean `knock_port`?"]),
-        ("[main]\n\nknok_port = 666\n", &["line 3", "\"knok_port\"", "did you mean `knock_port`?"]),
+        (
+            "[main]\nknock_port 666\n",
+            &["line 2", "knock_port 666", "\nfix: did you mean `knock_port`?"],
+        ),
+        (
+            "[main]\n\nknok_port = 666\n",
+            &["line 3", "\"knok_port\"", "\nfix: did you mean `knock_port`?"],
+        ),
         (
             "[main]\nknock_port = 1\nalow = tcp/22\n",
-            &["line 3", "\"alow\"", "did you mean `allow`?"],
+            &["line 3", "\"alow\"", "\nfix: did you mean `allow`?"],
         ),
-        ("[main]\nknock_port = 1\nAllows: tcp/22\n", &["line 3", "did you mean `allow`?"]),
-        ("[DEFAULT]\nalow=tcp/22\n[main]\nknock_port=1\n", &["line 2", "did you mean `allow`?"]),
+        ("[main]\nknock_port = 1\nAllows: tcp/22\n", &["line 3", "\nfix: did you mean `allow`?"]),
+        (
+            "[DEFAULT]\nalow=tcp/22\n[main]\nknock_port=1\n",
+            &["line 2", "\nfix: did you mean `allow`?"],
+        ),
         (
             "[main]\nknock_port = 1\nzzz = 1\n",
-            &["line 3", "\"zzz\"", "there are knock_port, layout"],
+            &["line 3", "\"zzz\"", "\nfix: use one of knock_port, layout"],
         ),
         ("[main]\nknock_port =\n", &["line 2", "knock_port is \"\"", "1 to 65535"]),
         ("[main]\nknock_port = 0\n", &["line 2", "knock_port is 0; it may be 1 to 65535"]),
@@ -249,9 +261,9 @@ fn what_is_wrong_in_a_profiles_config_is_named() {
 #[test]
 fn what_is_wrong_in_a_servers_config_is_named() {
     for (text, parts) in [
-        ("[main]\nerror_widow = 20\n", &["line 2", "did you mean `error_window`?"][..]),
-        ("[main]\nallow_ = tcp/22\n", &["line 2", "did you mean `allow`?"]),
-        ("[mian]\n", &["line 1", "did you mean [main]?"]),
+        ("[main]\nerror_widow = 20\n", &["line 2", "\nfix: did you mean `error_window`?"][..]),
+        ("[main]\nallow_ = tcp/22\n", &["line 2", "\nfix: did you mean `allow`?"]),
+        ("[mian]\n", &["line 1", "\nfix: did you mean [main]?"]),
         ("[main]\n\ndelay = 0\n", &["line 3", "delay is 0; it may be 1 to 43200"]),
         ("[main]\ndelay = 50000\n", &["line 2", "delay is 50000"]),
         ("[main]\ndelay = fifteen\n", &["line 2", "delay is \"fifteen\""]),

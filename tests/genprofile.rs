@@ -59,6 +59,82 @@ fn without_more_it_may_ask_for_ssh_and_the_first_profile_limits_all() {
 }
 
 #[test]
+fn without_a_knock_port_it_is_stealth_and_no_port_has_to_be_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    said(dir, &["classic", "22"]);
+    for name in ["laptop", "phone"] {
+        let text = said(dir, &[name]);
+        assert_says(&text, &["stealth: a knock goes to the port that it asks for", "scp -r "]);
+        assert!(!text.contains("knock port"), "{text}");
+        let config = "[main]\nlayout = stealth\nallow = tcp/22\n\n";
+        assert_eq!(read(dir, &format!("profiles/{name}/config")), config);
+    }
+    let secret = |name: &str| read(dir, &format!("profiles/{name}/secret.key"));
+    assert_ne!(secret("laptop"), secret("phone"));
+    said(dir, &["--bind-source", "bound"]);
+    assert!(read(dir, "profiles/bound/config").contains("\nbind_source = true\n"));
+    assert_eq!(genprofile(dir, &["--bind-source", "other", "1"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_profile_is_printed_as_one_line_and_never_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    for (arguments, layout, keys) in [
+        (&["--print", "laptop"][..], "layout=stealth,", &["secret"][..]),
+        (&["--print", "old", "666"], "layout=classic,knock_port=666,", &["cipher", "mac"]),
+    ] {
+        let made = genprofile(dir, arguments);
+        assert!(made.status.success(), "{made:?}");
+        let line = String::from_utf8(made.stdout).unwrap();
+        assert!(line.starts_with("knockknock-profile-1,"), "{line}");
+        assert_says(&line, &[layout, ",port=22,", ",check="]);
+        assert!(line.ends_with('\n') && line.lines().count() == 1, "{line}");
+        let text = String::from_utf8(made.stderr).unwrap();
+        assert_says(&text, &["knock --import ", "knock-daemon --config-dir ", "knock -p 22 "]);
+        assert!(!text.contains("scp"), "{text}");
+        for key in keys {
+            let field = line.split(',').find_map(|field| field.strip_prefix(&format!("{key}=")));
+            let file = read(dir, &format!("profiles/{}/{key}.key", arguments[1]));
+            let in_file = file.trim().trim_end_matches('=').replace('+', "-").replace('/', "_");
+            assert_eq!(field, Some(in_file.as_str()));
+            assert!(!text.contains(&in_file), "{text}");
+        }
+        let again = genprofile(dir, arguments);
+        assert_eq!((again.status.code(), again.stdout.len()), (Some(1), 0));
+        let text = String::from_utf8(again.stderr).unwrap();
+        assert_says(
+            &text,
+            &["is printed once", "\nknock-genprofile: fix: ", "another name", "remove this one"],
+        );
+    }
+}
+
+#[test]
+fn a_profile_whose_line_nobody_could_get_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap().into();
+    let (reader, broken) = std::io::pipe().unwrap();
+    drop(reader);
+    for stdout in [full(), std::process::Stdio::from(broken)] {
+        let made = Command::new(env!("CARGO_BIN_EXE_knock-genprofile"))
+            .args(["--config-dir".as_ref(), dir.as_os_str()])
+            .args(["--print", "laptop"])
+            .stdout(stdout)
+            .output()
+            .unwrap();
+        assert_eq!(made.status.code(), Some(1));
+        assert_says(&String::from_utf8(made.stderr).unwrap(), &["could not be printed"]);
+        assert_eq!(fs::read_dir(dir.join("profiles")).unwrap().count(), 0);
+        assert!(!dir.join("config").exists(), "nothing is left behind");
+    }
+    // Without --print nobody has to read it.
+    said(dir, &["laptop"]);
+}
+
+#[test]
 fn a_list_is_written_as_config_has_it_and_any_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -50,13 +50,17 @@ fn code(readme: &str) -> Vec<&str> {
     readme.split("```").skip(1).step_by(2).flat_map(str::lines).collect()
 }
 
-/// The calls of `program` in `lines`: at the beginning of one, after sudo, or in a `ProxyCommand`.
+/// The calls of `program` in `lines`: at the beginning of one, before or behind a pipe, after sudo, on a server by ssh, or in a
+/// `ProxyCommand`.
 fn calls<'t>(lines: &[&'t str], program: &str) -> Vec<&'t str> {
     let begins = format!("{program} ");
     lines
         .iter()
+        .flat_map(|line| line.split(" | "))
         .filter_map(|line| {
             let line = line.trim();
+            let line = line.strip_prefix("ssh root@server.example ").unwrap_or(line);
+            let line = line.trim_start_matches('\'');
             let line = line.strip_prefix("sudo ").unwrap_or(line);
             let line = line.strip_prefix("ProxyCommand ").unwrap_or(line);
             let quoted = line.split_once("ProxyCommand='").map(|(_, rest)| rest);

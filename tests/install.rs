@@ -3,18 +3,22 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output};
+
+/// Makes a shell script.
+fn program(path: &Path, does: &str) {
+    fs::write(path, format!("#!/bin/sh\n{does}\n")).unwrap();
+    fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+}
 
 /// Programs with these names that come before the real ones: a cargo that has built already, and nothing that asks.
 fn stand_ins(dir: &Path) {
     let metadata = format!(r#"echo '{{"target_directory":"{}"}}'"#, dir.display());
     for (name, does) in [("cargo", metadata.as_str()), ("setcap", "true"), ("sudo", r#"exec "$@""#)]
     {
-        let path = dir.join(name);
-        fs::write(&path, format!("#!/bin/sh\n{does}\n")).unwrap();
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        program(&dir.join(name), does);
     }
     fs::create_dir(dir.join("release")).unwrap();
     for program in [
@@ -24,7 +28,8 @@ fn stand_ins(dir: &Path) {
         env!("CARGO_BIN_EXE_knock-genprofile"),
     ] {
         let name = Path::new(program).file_name().unwrap();
-        fs::copy(program, dir.join("release").join(name)).unwrap();
+        // With debugging information they have megabytes: not copied, only read through a link.
+        symlink(program, dir.join("release").join(name)).unwrap();
     }
 }
 
@@ -87,7 +92,9 @@ fn uninstall_takes_back_what_was_put_and_nothing_else() {
         assert!(installed.len() >= before.len() + 10, "{installed:?}");
         assert_eq!(installed.contains(&"sbin/knock-daemon".to_owned()), only.is_empty());
         // Again: an upgrade, of a program that changed meanwhile.
-        fs::write(dir.path().join("release/knock"), "#!/bin/sh\necho newer\n").unwrap();
+        let built = dir.path().join("release/knock");
+        fs::remove_file(&built).unwrap();
+        program(&built, "echo newer");
         run(&[]);
         assert_eq!(files(&prefix), installed);
         assert!(fs::read_to_string(prefix.join("bin/knock")).unwrap().contains("newer"));
@@ -107,10 +114,7 @@ fn uninstall_takes_back_what_was_put_and_nothing_else() {
 fn a_host_without_a_rust_that_is_new_enough_is_told_where_to_get_one() {
     let dir = tempfile::tempdir().unwrap();
     stand_ins(dir.path());
-    let stand_in = |name: &str, does: &str| {
-        fs::write(dir.path().join(name), format!("#!/bin/sh\n{does}\n")).unwrap();
-        fs::set_permissions(dir.path().join(name), PermissionsExt::from_mode(0o755)).unwrap();
-    };
+    let stand_in = |name: &str, does: &str| program(&dir.path().join(name), does);
     stand_in("cargo", "echo 'cargo 0.66.0'");
     stand_in(
         "apt-cache",

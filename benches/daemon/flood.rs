@@ -148,13 +148,7 @@ fn thief() {
         let opened = site.opened();
         let fields = knocker.knock_for(PORT);
         knocker.send(fields);
-        let copy = KnockPacket {
-            addresses,
-            source_port: 40_000,
-            knock_port: KNOCK_PORT,
-            fields,
-            flow_high: 0,
-        };
+        let copy = KnockPacket::classic(addresses, 40_000, KNOCK_PORT, fields, 0);
         raw.send(&copy, 0).unwrap();
         wait(|| site.opened() > opened);
     }

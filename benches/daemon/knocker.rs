@@ -61,14 +61,7 @@ impl Knocker {
 
     /// Sends a knock, and says when.
     pub(crate) fn send(&self, fields: SynFields) -> Instant {
-        let (source_port, flow_high) = (40_000, 0);
-        let packet = KnockPacket {
-            addresses: self.addresses,
-            source_port,
-            knock_port: KNOCK_PORT,
-            fields,
-            flow_high,
-        };
+        let packet = KnockPacket::classic(self.addresses, 40_000, KNOCK_PORT, fields, 0);
         let start = Instant::now();
         self.raw.send(&packet, 0).unwrap();
         start

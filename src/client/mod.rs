@@ -5,7 +5,7 @@
 //! proxy      the program knock-proxy: SOCKS in front of connect
 //! connect    knock, then connect
 //! knock      one knock: profile, route, packet, raw socket, answer
-//! say        what all of them tell people
+//! say        output that all of them share
 //! ```
 
 pub mod command;

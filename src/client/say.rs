@@ -8,13 +8,13 @@ use std::process::ExitCode;
 use clap_complete::Shell;
 use nix::errno::Errno;
 
-/// Prints `text`. A reader that has gone is no error: it has what it wanted.
+/// Prints `text`. A closed pipe is no error: its reader has read enough.
 pub(crate) fn print(text: &str) {
     let _ = io::stdout().write_all(text.as_bytes());
 }
 
-/// Writes `line` to standard error. That nobody reads it any more (a closed pipe, a terminal that is gone) must not end
-/// anything, as `eprintln` would: a command is still to run, connections are still to be served.
+/// Writes `line` to standard error. A closed pipe or terminal must not end the program, as `eprintln` would: it may
+/// have a command to run or connections to serve.
 pub(crate) fn tell(line: fmt::Arguments<'_>) {
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }

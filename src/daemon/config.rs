@@ -1,5 +1,5 @@
-//! `config` in the config directory: root's word on what anybody may be granted. The original's keys are `delay`
-//! and `error_window`; ours are in the same syntax.
+//! `config` in the config directory: root's limits on what may be granted. The original's keys are `delay` and
+//! `error_window`; ours are in the same syntax.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -12,18 +12,18 @@ use crate::profile::checked_file::{FileError, read_checked};
 use crate::profile::ini::Ini;
 use crate::profile::roots::{NotRoots, roots_alone};
 
-/// The most that `delay` may be, in seconds: half a day. Longer is no grant but a rule.
+/// The largest `delay`, in seconds: half a day. Who needs longer should use a firewall rule.
 const MAX_DELAY: u16 = 12 * 60 * 60;
 
-/// No config is anywhere near as large, in bytes.
+/// The largest config, in bytes; real ones are much smaller.
 const MAX_LEN: u64 = 64 * 1024;
 
-/// What `config` says below `[main]`; a file that is not there says nothing, and that is enough.
+/// The values of `config` below `[main]`. Without a file, all have their defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// How long a port stays open for the connection that follows, in seconds.
     pub delay: u16,
-    /// How many knocks in a row may be lost on the way, in counters.
+    /// How many knocks in a row may be lost, in counters.
     pub error_window: u32,
     /// What the firewall's log lines begin with.
     pub log_prefix: String,
@@ -72,7 +72,7 @@ impl Default for Config {
     }
 }
 
-/// What opens ports; each through netlink: nothing is run.
+/// What opens ports; each through netlink, without running a program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FirewallKind {
     /// Conntrack expectations, else a set and a mark.
@@ -114,7 +114,7 @@ impl LogRule {
 /// What a grant for TCP ends with, beside its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SpendOn {
-    /// The first connection that stands: nobody can use it up by a packet with a forged source.
+    /// The first established connection: a packet with a forged source cannot use the grant up.
     #[default]
     Handshake,
     /// The first SYN: exactly one, whoever sent it.
@@ -135,12 +135,12 @@ impl FromStr for FirewallKind {
             "conntrack" => Ok(Self::Conntrack),
             "nftables" => Ok(Self::Nftables),
             "iptables" => Err(
-                "the back end iptables is gone; remove the line: conntrack, the default, opens \
+                "the back end iptables is gone\nfix: remove the line: conntrack, the default, opens \
                  ports in any firewall that accepts ESTABLISHED,RELATED, made by iptables or not"
                     .into(),
             ),
             _ => Err(format!(
-                "there is no back end {text:?}; firewall may be auto, conntrack or nftables"
+                "there is no back end {text:?}\nfix: use auto, conntrack or nftables"
             )),
         }
     }
@@ -192,7 +192,7 @@ pub(super) fn read<T>(
     path: &Path,
     parse: impl FnOnce(&[u8]) -> Result<T, String>,
 ) -> Result<Option<T>, ConfigError> {
-    // The beginning of a config may allow what its end takes back, so it is read whole or not at all.
+    // The end of a config may restrict what its beginning allows, so a file that is too large is an error.
     let file = match read_checked(path, MAX_LEN) {
         Err(FileError::Unreadable(_, why)) if why.kind() == ErrorKind::NotFound => return Ok(None),
         file => file?,
@@ -206,11 +206,11 @@ fn firewall(ini: &mut Ini) -> Result<Option<FirewallKind>, String> {
     name.map(|name| name.parse().map_err(|why: String| ini.wrong("firewall", &why))).transpose()
 }
 
-/// What `allow` names: something, or nobody could be let in.
+/// What `allow` names, which is at least one service.
 fn services(ini: &mut Ini) -> Result<Option<Vec<Service>>, String> {
     let Some(services) = ini.services("allow")? else { return Ok(None) };
     if services.is_empty() {
-        let why = "it names nothing, so nobody could be let in; name a service, like tcp/22, or remove the line";
+        let why = "it names nothing, so no knock could open a port\nfix: name a service, like tcp/22, or remove the line";
         return Err(ini.wrong("allow", why));
     }
     Ok(Some(services))

@@ -1,4 +1,4 @@
-//! Why the daemon does not start, or does not go on. Each says what is wrong and what to do.
+//! Why the daemon does not start, or has to exit. Each error names what is wrong and what to do.
 
 use std::io;
 use std::path::PathBuf;
@@ -61,8 +61,8 @@ pub(super) enum DaemonError {
     /// The log cannot be followed.
     #[error(transparent)]
     Log(#[from] SourceError),
-    /// No profile can be used: nobody could knock.
-    #[error("{0:?}: no profile to open for\nfix: make one: knock-genprofile NAME PORT")]
+    /// No profile can be used, so no knock could be valid.
+    #[error("{0:?}: no profile to open for\nfix: make one: knock-genprofile NAME")]
     NoProfiles(PathBuf),
     /// The sandbox cannot be closed.
     #[error(transparent)]
@@ -82,7 +82,7 @@ pub(super) enum DaemonError {
     /// The helper ended by itself.
     #[error("the helper has ended ({0}): all grants revoked; connections that stand go on")]
     HelperEnded(Ended),
-    /// The operating system refused something that it should not refuse.
+    /// A system call failed that should not fail.
     #[error("{0}: {1}")]
     System(&'static str, #[source] io::Error),
     /// `--check` found this many problems and has reported them.

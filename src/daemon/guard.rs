@@ -1,4 +1,5 @@
-//! The guard: says where a service is open to everybody, and holds a copy of what closes it in our own table.
+//! The guard: reports which services are open to everybody, and puts a copy of the rules that close them into our own
+//! table.
 
 use super::config::ConfigError;
 use super::confirmed_guard::{ConfirmedGuard, recall};
@@ -11,14 +12,14 @@ use crate::privileged::firewall::tables::tables;
 
 /// What there is to say of what closes the services.
 enum State {
-    /// Nothing is wrong that can be seen from here.
+    /// No error was found.
     Note(String),
-    /// Something is open that should not be.
+    /// A service is open that should be closed.
     Problem(String),
 }
 
-/// Puts the guard into `firewall`, our own table, where a choice was confirmed, and says what is so. That our copy cannot
-/// be made keeps nobody out and lets nobody in: the script's own table is what closes.
+/// If minimal-firewall.sh has confirmed a choice, puts a copy of the guard into `firewall`, our own table, and reports
+/// the state. A failure is not fatal: the script's own table closes the services.
 pub(super) fn hold(settings: &Settings, mut firewall: Firewall) -> Firewall {
     let remembered = recall(&settings.config_dir);
     match look(settings, &remembered) {

@@ -21,7 +21,7 @@ use crate::grant::Grant;
 use crate::privileged::message::{MAX_NUMBERS, Message, REPLY_LEN, Reply};
 use crate::privileged::spawn::Spawned;
 
-/// A reply takes some ten microseconds. A helper that takes this long was stopped.
+/// A reply takes some ten microseconds. A helper that has not replied after this time is stopped or hangs.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the helper may take to exit after its pipe is closed.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
@@ -58,7 +58,7 @@ pub enum NotReady {
     /// It said so.
     #[error("helper: {}", .0.escape_debug())]
     Because(String),
-    /// It said nothing, and ended like this.
+    /// It ended without a message, like this.
     #[error("the helper ended before it was ready: {0}")]
     Ended(Ended),
 }
@@ -70,17 +70,17 @@ pub enum Ended {
     Exited(i32),
     /// By this signal. `SIGSYS`: it made a system call that its filter forbids.
     Killed(Signal),
-    /// Not at all: it is stopped, and may not be killed by us. It exits when it is continued.
+    /// It has not ended: it is stopped, and we may not kill it. It exits when it is continued.
     Stopped,
 }
 
 impl HelperHandle {
-    /// Waits until the helper says that it is ready, or why it will not be.
+    /// Waits until the helper reports that it is ready, or why it cannot start.
     pub fn when_ready(Spawned { pid, requests, replies }: Spawned) -> Result<Self, NotReady> {
         let handle = Self { pid, requests, replies, gone: None };
         let (mut said, mut piece) = (Vec::new(), [0; 512]);
         let deadline = Instant::now() + REPLY_TIMEOUT;
-        // It says `Ready`, or it writes a line and ends.
+        // It sends `Ready`, or it writes an error message and exits.
         while said != Reply::Ready.encode() {
             let read = handle.wait(deadline).and_then(|()| Ok(read(&handle.replies, &mut piece)?));
             let Ok(length @ 1..) = read else {
@@ -97,8 +97,8 @@ impl HelperHandle {
 
     /// Asks the helper for `grant`. Its other end is `answer_open`.
     ///
-    /// # Errors
-    /// The helper is gone, or of no use: a late reply would be taken for the next one's, so this stays so.
+    /// # Errors The helper has exited or does not reply in time. Later requests fail too: a late reply would be taken
+    /// for the next request's.
     pub fn ask_open(&mut self, grant: &Grant) -> Result<Reply, HelperGone> {
         self.ask(&Message::Open(*grant))
     }
@@ -197,7 +197,7 @@ impl HelperHandle {
     #[must_use]
     pub fn end(self) -> Ended {
         let Self { pid, requests, replies, .. } = self;
-        // If it is gone already, nobody reads this.
+        // If the helper has exited, this write fails, which does not matter.
         let _ = write(&requests, &Message::End.encode());
         drop((requests, replies));
         let deadline = Instant::now() + END_TIMEOUT;

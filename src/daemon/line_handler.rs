@@ -1,4 +1,4 @@
-//! From a line of the log that is about one of our ports to what is done about it, and said.
+//! Handles a log line about one of our ports: decides, acts and reports.
 
 use std::time::Instant;
 
@@ -53,7 +53,7 @@ impl LineHandler {
 
     fn knock(&mut self, syn: &LoggedSyn<'_>) -> Result<(), HelperGone> {
         let outcome = self.authorizer.knock(syn, Instant::now(), step_now())?;
-        // What strangers cause at any rate costs not even the wording.
+        // Anybody can cause these at any rate, so without `-v` the message is not even formatted.
         if self.verbose || !outcome.is_detail() {
             let names = |whom| self.authorizer.registry.names_of(whom);
             let profiles = &outcome.meant_for().map(names).unwrap_or_default();
@@ -63,7 +63,7 @@ impl LineHandler {
     }
 
     fn say_unreadable(&mut self, why: NotASyn) {
-        // With our own lines, those of other firewalls may be as they like.
+        // When our table logs the knocks, errors in other firewalls' lines do not matter.
         let is_others = matches!(why, NotASyn::OtherPrefix | NotASyn::NoSequence);
         let verdict = if is_others && self.prefixes.own_is_enough {
             Verdict::Detail(why)
@@ -76,7 +76,7 @@ impl LineHandler {
         }
     }
 
-    /// Says what is due, whether or not there was a line.
+    /// Reports what is due, whether or not there was a line.
     pub(super) fn say_due(&mut self) {
         let now = Instant::now();
         for (whom, report) in self.authorizer.due_reports(now) {

@@ -8,51 +8,52 @@ const TOO_OFTEN: u8 = 8;
 
 /// One number of one profile. Two may have the same tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct LiveTag {
+pub struct LiveTag {
     /// What the knock has as its sequence number.
-    pub(super) tag: u32,
+    pub tag: u32,
     /// Whose it is, by its place among the profiles.
-    pub(super) profile: u32,
+    pub profile: u32,
     /// The number.
-    pub(super) n: u64,
+    pub n: u64,
 }
 
 /// All of them, each with how often it came with a wrong MAC.
 #[derive(Debug, Default)]
-pub(super) struct LiveTags(BTreeMap<LiveTag, u8>);
+pub struct LiveTags(BTreeMap<LiveTag, u8>);
 
 impl LiveTags {
     /// Whose a tag may be.
-    pub(super) fn at(&self, tag: u32) -> impl Iterator<Item = LiveTag> {
+    pub fn at(&self, tag: u32) -> impl Iterator<Item = LiveTag> {
         let first = LiveTag { tag, profile: 0, n: 0 };
         let last = LiveTag { tag, profile: u32::MAX, n: u64::MAX };
         self.0.range(first..=last).map(|(live, _)| *live)
     }
 
     /// All of them, in order; twice what two numbers have.
-    pub(super) fn all(&self) -> impl Iterator<Item = u32> {
+    pub fn all(&self) -> impl Iterator<Item = u32> {
         self.0.keys().map(|live| live.tag)
     }
 
     /// Puts one in.
-    pub(super) fn insert(&mut self, live: LiveTag) {
+    pub fn insert(&mut self, live: LiveTag) {
         self.0.insert(live, 0);
     }
 
     /// Takes one out. Whether it was there.
-    pub(super) fn remove(&mut self, live: LiveTag) -> bool {
+    pub fn remove(&mut self, live: LiveTag) -> bool {
         self.0.remove(&live).is_some()
     }
 
     /// It came with a wrong MAC.
-    pub(super) fn count_wrong(&mut self, live: LiveTag) {
+    pub fn count_wrong(&mut self, live: LiveTag) {
         if let Some(times) = self.0.get_mut(&live) {
             *times = times.saturating_add(1);
         }
     }
 
     /// Whether it has come so too often.
-    pub(super) fn is_burnt(&self, live: LiveTag) -> bool {
+    #[must_use]
+    pub fn is_burnt(&self, live: LiveTag) -> bool {
         self.0.get(&live).is_some_and(|times| *times >= TOO_OFTEN)
     }
 }

@@ -16,8 +16,8 @@ use crate::profile::files::ProfileFiles;
 /// More profiles than these would hide what a line says.
 const MAX_NAMED: usize = 5;
 
-/// The profiles' files, opened and read. One that cannot be read is reported and left out: it must not lock
-/// the owners of the others out. Says how many those are.
+/// The profiles' files, opened and read. One that cannot be read is reported and left out, so that the other profiles
+/// work. Also returns how many were left out.
 pub(super) fn read_files(settings: &Settings) -> Result<(Vec<ProfileFiles>, usize), DaemonError> {
     let dir = settings.config_dir.join("profiles");
     directory_of_root(&dir)?;
@@ -36,7 +36,7 @@ pub(super) fn read_files(settings: &Settings) -> Result<(Vec<ProfileFiles>, usiz
     Ok((profiles, unreadable))
 }
 
-/// Every profile that is sound, and how many were left out. `knows_connections`: the kernel tells of connections.
+/// Every valid profile, and how many were left out. `knows_connections`: the kernel logs connections through grants.
 pub(super) fn parse(
     settings: &Settings,
     files: Vec<ProfileFiles>,
@@ -55,7 +55,7 @@ pub(super) fn parse(
         say::event(warning);
     }
     let Config { delay: seconds, error_window, spend, .. } = settings.config;
-    // Where nothing tells of connections, nothing would ever close a grant behind a handshake.
+    // If the kernel does not log connections, the daemon cannot close a grant after a handshake.
     let is_closed_behind_handshake = knows_connections && spend == SpendOn::Handshake;
     let spend = if is_closed_behind_handshake { Spend::Any } else { Spend::One };
     let defaults = ProfileDefaults { seconds, error_window, spend };
@@ -71,8 +71,8 @@ fn say_left_out(error: &ProfileError) {
     say::event(format_args!("a profile is left out: {error}"));
 }
 
-/// What can be asked for where the config has no `allow`: nobody finds out by an intruder that theirs was lost. None:
-/// there is nobody to ask.
+/// A warning that names what can be asked for where the config has no `allow`, in case it was lost by mistake. None:
+/// there are no profiles.
 fn what_is_open(files: &[ProfileFiles]) -> Option<String> {
     let profiles: Vec<_> = files.iter().filter_map(|files| files.profile().ok()).collect();
     let open = profiles.iter().filter(|profile| profile.config.allow.is_none());

@@ -1,4 +1,4 @@
-//! The lock on a config directory: one daemon uses it, and says in it which one.
+//! The lock on a config directory: only one daemon uses the directory, and the lock file names that daemon.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -15,8 +15,8 @@ use super::error::DaemonError;
 const FILE_NAME: &str = "lock";
 
 /// Two daemons on one config directory would hand out the same counters. The lock is a file that only root can open:
-/// whoever can open a file, or the directory itself, can lock it, and would keep the daemon from starting. It is held for
-/// as long as the daemon runs, so nothing can be written through it.
+/// any process that can open a file, or the directory itself, can lock it, and would prevent the daemon from starting.
+/// It is held for as long as the daemon runs, so nothing can be written through it.
 pub(super) fn lock(dir: &Path) -> Result<File, DaemonError> {
     let mut how = File::options();
     // The standard library's `create` asks for a descriptor that can be written.
@@ -30,10 +30,10 @@ pub(super) fn lock(dir: &Path) -> Result<File, DaemonError> {
     }
 }
 
-/// Says in the lock who holds it, and which table that process has: minimal-firewall.sh reads it, to have our copy of the
-/// guard dropped.
+/// Writes the daemon's process id and the name of its table into the lock file. minimal-firewall.sh reads them, to have
+/// the daemon drop its copy of the guard.
 pub(super) fn sign(dir: &Path, table: &str) -> io::Result<()> {
-    // Whoever reads there which process to send it to must not end us with it before we listen.
+    // The script reads the process id and sends SIGUSR1, which would end this process if it were not blocked yet.
     SigSet::from(Signal::SIGUSR1).thread_block()?;
     let mut how = File::options();
     how.write(true).truncate(true).custom_flags(O_NOFOLLOW);

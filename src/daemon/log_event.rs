@@ -1,4 +1,5 @@
-//! What a line of the log says to us: a SYN that may be a knock, or a connection through a grant. Told by its log prefix.
+//! The two events that a log line can report, distinguished by its log prefix: a SYN that may be a knock, or a
+//! connection through a grant.
 
 use super::kernel_log_line::not_a_syn::NotASyn;
 use super::kernel_log_line::packet::{self, NewConnection};
@@ -9,15 +10,15 @@ use crate::syn::LoggedSyn;
 /// What lines about us begin with.
 #[derive(Debug)]
 pub(super) struct LogPrefixes {
-    /// Our table's, with a tag that is another one at each start.
+    /// Our table's, with a random tag that changes at each start.
     own: LogRules,
     /// The firewall's log rule's.
     firewall: String,
-    /// Whether our table logs the knocks. Then what is wrong with somebody else's lines does not matter.
+    /// Whether our table logs the knocks. If so, errors in another firewall's lines do not matter.
     pub(super) own_is_enough: bool,
 }
 
-/// What a line says.
+/// What a line reports.
 #[derive(Debug)]
 pub(super) enum LogEvent<'l> {
     /// A SYN was logged.

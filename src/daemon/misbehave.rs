@@ -1,5 +1,5 @@
-//! A daemon that has been taken over, as far as the tests go: a knock for certain ports makes it do what its sandbox
-//! forbids. In no build but the tests' (feature `misbehave`).
+//! Imitates a compromised daemon for the tests: a knock for certain ports makes it do what its sandbox forbids. Only in
+//! builds with the feature `misbehave`.
 
 #![allow(
     unsafe_code,
@@ -36,7 +36,7 @@ pub(super) fn misbehave(asked: Request, helper: &mut HelperHandle) {
         64019 => drop(unsafe { libc::syscall(libc::SYS_tgkill, 1, 1, libc::SIGCONT) }),
         #[expect(clippy::panic, reason = "to say what came of it")]
         64020 => panic!("far into each file: {:?}", write_far_into_each_file()),
-        // More than anybody may have: the helper must take this for what it is.
+        // More than any profile may have: the helper must detect that the daemon is compromised.
         64018 => drop(helper.ask_open(&crate::grant::Grant {
             address: [192, 0, 2, 1].into(),
             destination: [192, 0, 2, 2].into(),
@@ -49,7 +49,8 @@ pub(super) fn misbehave(asked: Request, helper: &mut HelperHandle) {
     }
 }
 
-/// What came of writing one byte at 1 MiB into each regular file that is open here; the same answer in a row is said once.
+/// The result of writing one byte at 1 MiB into each open regular file; equal results that follow each other are listed
+/// once.
 fn write_far_into_each_file() -> Vec<Result<usize, Errno>> {
     let mut answers: Vec<_> = (3..100)
         .filter_map(|number| {

@@ -1,23 +1,23 @@
 //! `knock-daemon`: follows the log, decides, asks the helper to open.
 //!
 //! ```text
-//! start                 the story of the start, in order
+//! start                 the steps of the start, in order
 //!   cli, config, settings, user, lock, process_limits, signals
 //!   own_firewall          our table and the back end; guard, confirmed_guard: our copy of what closes services
-//!   load_profiles         registry: the profiles by knock port; profile_state: where each stands
+//!   load_profiles         registry: the profiles by knock port; profile_state: keys and counter of each
 //!   sandbox               what the process may still do
 //! event_loop            waits, and pulls lines
 //!   log_source            the log; port_filter: its lines about our ports
-//!   line_handler          what is done about a line, and said; unreadable_lines
-//!   log_event             what a line says; kernel_log_line: its grammar
+//!   line_handler          acts on a line and reports; unreadable_lines
+//!   log_event             what a line reports; kernel_log_line: its grammar
 //! authorize             what a SYN means
-//!   match_knock           whose knock it is; rate_limiter: what strangers may cost
+//!   match_knock           which profile's knock it is; rate_limiter: limits the work that strangers can cause
 //!   policy                what that profile may have
-//!   open_grants           what is open, and who connected
+//!   open_grants           the open grants, and their connections
 //!   expected_knocks       the knocks that may come next; expected_sequences: their numbers
 //!   rejected_knocks       those that were not valid
 //!   helper_handle         the pipes to the helper: ask_open, ask_close, ask_expect, …
-//!   outcome               what came of it, in words; say: how anything is said
+//!   outcome               the result as a message; say: how messages are written
 //! check                 `--check`; trial_plan: what `--try` tries
 //! ```
 //!
@@ -37,7 +37,7 @@ mod guard;
 pub mod helper_handle;
 pub mod kernel_log_line;
 mod line_handler;
-mod live_tags;
+pub mod live_tags;
 mod load_profiles;
 mod lock;
 mod log_event;

@@ -1,4 +1,4 @@
-//! The grants that are open: whose they are, who has connected, and when each is over.
+//! The open grants: the profile that each counts against, the connections through it, and when it ends.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::grant::{Grant, Protocol};
 pub(super) struct OpenGrant {
     /// As last renewed.
     pub(super) grant: Grant,
-    /// Whose knock it was, the last one: it counts against that profile's quota.
+    /// The profile of the last knock: the grant counts against its quota.
     pub(super) profile: String,
     /// When that knock came.
     since: Instant,
@@ -74,12 +74,12 @@ impl OpenGrants {
         Some(used)
     }
 
-    /// Takes out those whose time is over.
+    /// Removes and returns the expired grants.
     pub(super) fn expired(&mut self, now: Instant) -> Vec<OpenGrant> {
         self.0.extract_if(.., |open| open.ends() <= now).collect()
     }
 
-    /// When the next one's time is over.
+    /// When the next grant expires.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         self.0.iter().map(OpenGrant::ends).min()
     }
@@ -90,7 +90,7 @@ impl OpenGrant {
         self.since + Duration::from_secs(self.grant.seconds.into())
     }
 
-    /// Whether nobody has connected. Of UDP nothing tells.
+    /// Whether no client has connected. The kernel does not log UDP flows, so a UDP grant is never reported as unused.
     pub(super) fn was_not_used(&self) -> bool {
         self.connections == 0 && self.grant.protocol == Protocol::Tcp
     }

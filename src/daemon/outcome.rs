@@ -1,4 +1,4 @@
-//! What came of a SYN, and the line that says so.
+//! The result of a SYN, and its log message.
 
 use std::fmt;
 use std::io;
@@ -11,16 +11,16 @@ use crate::counter::CounterError;
 use crate::grant::Grant;
 use crate::privileged::message::Reply;
 
-/// What came of a SYN; where a profile is meant, with its name.
+/// The result of a SYN, with the profile's name where there is one.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// No knock: it has no live tag and is for no knock port.
     NoKnock,
-    /// A knock that was heard already, from the same address: a retry that was not needed.
+    /// A knock that was accepted before, from the same address: the client has sent it again.
     Repeated(MeantFor),
     /// No valid knock. Reported now, or counted for later.
     Invalid(MeantFor, Option<RejectedReport>),
-    /// A valid knock, so many counters ahead that it takes a second one to be believed.
+    /// A valid knock, this many counters ahead: a second one has to follow before the port opens.
     FarAhead(String, u32),
     /// A valid knock, but the counter could not be made durable: nothing was opened, the counter did not move.
     NotDurable(String, CounterError),
@@ -32,7 +32,7 @@ pub(super) enum Outcome {
     NotOpened(String, Grant, Reply),
     /// The port is open.
     Opened(String, Grant),
-    /// A valid knock for a port that is allowed by TCP and by UDP: what came of each.
+    /// A valid knock for a port that is allowed for TCP and for UDP: the result of each.
     Each(Vec<Outcome>),
 }
 
@@ -54,7 +54,7 @@ impl Outcome {
         }
     }
 
-    /// Whether strangers can cause it at any rate: it is for those who asked for details.
+    /// Whether strangers can cause it at any rate: then it is reported with `-v` only.
     pub(super) fn is_detail(&self) -> bool {
         matches!(self, Self::NoKnock | Self::Repeated(_) | Self::Invalid(_, None))
     }

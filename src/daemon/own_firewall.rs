@@ -13,7 +13,11 @@ use crate::privileged::firewall::{BackEnd, Firewall, FirewallError};
 const MAX_KNOCK_PORT_LINES: u32 = 200;
 const MAX_KNOCK_PORT_BURST: u32 = 200;
 
-/// What the firewall of this host can do for us, and the config lets it.
+/// What it means that the kernel has no `nf_tables`.
+pub(super) const NO_TABLE: &str = "this kernel has no nf_tables: the daemon sees a knock only if another firewall logs it, \
+     and the grant ends with the first SYN, whoever sends it";
+
+/// What our part of the firewall does: what this kernel can do and the config allows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FirewallFeatures {
     /// Our own table logs the knocks.
@@ -40,8 +44,8 @@ pub(super) fn create(settings: &Settings, log: &LogRules) -> Result<Firewall, Da
     Ok(created?)
 }
 
-/// Makes the firewall's part and takes it away again, beside a daemon that may be running. No instance's name has a dot
-/// in it, so no daemon has it.
+/// Makes our part of the firewall and removes it again; a daemon may be running. No instance's name has a dot, so no
+/// daemon uses this table.
 pub(super) fn try_to_create(settings: &Settings) -> Result<Firewall, DaemonError> {
     let of_nobody = Settings {
         table: format!("{}.try", settings.table),
@@ -52,14 +56,11 @@ pub(super) fn try_to_create(settings: &Settings) -> Result<Firewall, DaemonError
     create(&of_nobody, &log_rules()?)
 }
 
-/// What `firewall` can do for us. Says what it cannot.
+/// What `firewall` can do. Reports what it cannot.
 pub(super) fn features(settings: &Settings, firewall: &Firewall) -> FirewallFeatures {
     let has_table = firewall.has_table();
     if !has_table {
-        say::event(
-            "this kernel has no nf_tables: a knock is heard only if another firewall logs it, and opens for one SYN, whoever \
-             sends it",
-        );
+        say::event(NO_TABLE);
     }
     FirewallFeatures {
         logs_knocks: has_table && settings.config.log_rule == LogRule::Own,
@@ -67,7 +68,7 @@ pub(super) fn features(settings: &Settings, firewall: &Firewall) -> FirewallFeat
     }
 }
 
-/// What our table logs. The prefixes are others at each start: another daemon's lines are never taken for ours.
+/// What our table logs. The prefixes differ at each start, so another daemon's lines are never taken for ours.
 pub(super) fn log_rules() -> Result<LogRules, DaemonError> {
     let failed = |why| DaemonError::System("cannot read a random number from /proc", why);
     // Its first 8 digits are random.

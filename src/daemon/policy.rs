@@ -32,7 +32,7 @@ pub(super) struct Policy {
     pub(super) spend: Spend,
 }
 
-/// The most requests that are listed one by one. With more, a profile's knocks are too many to be expected.
+/// The largest number of requests that are listed. The knocks for more are too many to compute their sequence numbers.
 const MAX_REQUESTS: usize = 256;
 
 impl Policy {
@@ -71,8 +71,8 @@ impl Policy {
     /// The grants that `asked` means for whoever sent `syn`: for TCP, for UDP, or one for each, as far as they may have
     /// them.
     ///
-    /// The limits are the helper's too. It takes a request outside them for a sign that this process has been taken
-    /// over, so none may ever be sent.
+    /// The limits are the helper's too. It takes a request outside them as a sign that this process is compromised, so
+    /// this process never sends one.
     pub(super) fn decide(
         &self,
         limits: &Limits,
@@ -83,7 +83,7 @@ impl Policy {
             0 => self.default_port.ok_or(Denial::NoDefault)?,
             port => port,
         };
-        // A UDP flow has no handshake that a blind sender could not fake: nothing uses such a grant up but its time.
+        // UDP has no handshake, so a blind sender could use such a grant up: it ends by its time alone.
         let meant = [(Protocol::Tcp, self.spend), (Protocol::Udp, Spend::Any)];
         let (mut grants, mut denial) = (Vec::new(), None);
         for (protocol, spend) in meant {

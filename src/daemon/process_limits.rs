@@ -1,4 +1,4 @@
-//! What the kernel lets this process and its helper have: open files, and how much they may write.
+//! Resource limits of this process and its helper: open files, and file size.
 
 use std::io;
 
@@ -9,7 +9,8 @@ use nix::sys::stat::{SFlag, fstat};
 
 use super::error::DaemonError;
 
-/// How long a file may become by a write of the daemon or its helper: counters have some ten bytes, pipes have no length.
+/// The largest file, in bytes, that the daemon or its helper may write: a counter has some ten bytes, and pipes do not
+/// count.
 const MAX_FILE_LEN: u64 = 64 * 1024;
 
 /// How much may be added where stderr is a file.
@@ -22,8 +23,8 @@ pub(super) fn raise_file_limit() -> Result<(), DaemonError> {
         .map_err(|why| DaemonError::System("cannot raise the limit of open files", why.into()))
 }
 
-/// Whoever takes the daemon or its helper over fills no disk. A write past the cap is an error, since the signal that
-/// would come with it is blocked.
+/// A compromised daemon or helper cannot fill a disk. A write beyond the limit fails with an error, since SIGXFSZ is
+/// blocked.
 pub(super) fn cap_writing() -> Result<(), DaemonError> {
     let cap = |stderr| {
         SigSet::from(Signal::SIGXFSZ).thread_block()?;

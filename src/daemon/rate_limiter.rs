@@ -1,9 +1,9 @@
-//! Limits what strangers can make the daemon do: to a share of one processor, or to so many times a second. A limiter never
-//! refuses for longer than a second.
+//! Limits the work that strangers can cause: to a share of one processor, or to a number of times a second. A limiter
+//! never refuses for longer than a second.
 
 use std::time::{Duration, Instant};
 
-/// What is not used is saved up for this long; and no debt is longer.
+/// Unused time is saved for at most this long, and time used in advance is at most this long.
 const BURST: Duration = Duration::from_secs(1);
 
 /// Limits one thing. A fresh one has its whole burst.

@@ -27,7 +27,7 @@ pub(super) enum MeantFor {
 #[derive(Debug, Default)]
 pub(super) struct RejectedKnocks {
     meant: HashMap<MeantFor, RejectedAlike>,
-    /// Those with something to report: what a wake-up costs does not grow with the profiles.
+    /// Those with something to report, so that the cost of a wake-up does not grow with the number of profiles.
     pending: BTreeSet<MeantFor>,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct RejectedKnocks {
 struct RejectedAlike {
     report: RejectedReport,
     quiet_until: Option<Instant>,
-    /// The last one. Where a firewall logs too what our table has logged, it counts once.
+    /// The last one: a knock that our table and another firewall both log counts once.
     last: Option<(SynFields, IpAddr, u16)>,
 }
 
@@ -57,14 +57,14 @@ pub(super) struct RejectedReport {
     sources: BTreeMap<IpAddr, u64>,
 }
 
-/// What came of counting a knock.
+/// Whether a counted knock is reported.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Counted {
     /// This is to be reported now.
     Report(RejectedReport),
     /// It is reported later.
     Pending,
-    /// It is the knock before, logged once more.
+    /// It is the previous knock, logged again.
     Duplicate,
 }
 

@@ -1,8 +1,8 @@
-//! What the daemon's process may still do once it reads what strangers caused to be written: read its log, write its
-//! counters, talk to its helper. Privileges are dropped elsewhere ([`crate::privileged::drop_privileges`]); this is the rest.
+//! What the daemon's process may do once it reads input that strangers caused: read its log, write its counters, talk
+//! to its helper. Privileges are dropped elsewhere ([`crate::privileged::drop_privileges`]); this is the rest.
 //!
-//! Landlock says which directories can be read from, seccomp which system calls there are. Everything else kills the
-//! process, and with it goes the helper and whatever is open.
+//! Landlock says which directories can be read from, seccomp which system calls there are. Any other call kills the
+//! process; then the helper exits and closes what is open.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -33,7 +33,7 @@ pub(super) fn restrict_files(readable: &[PathBuf]) -> Result<bool, SandboxError>
         .scope(Scope::AbstractUnixSocket)?
         .create()?;
     for dir in readable {
-        // One that the user may not even pass through stays shut.
+        // A directory that the user may not search stays unreadable.
         if let Ok(dir) = PathFd::new(dir) {
             rules =
                 rules.add_rule(PathBeneath::new(dir, AccessFs::ReadFile | AccessFs::ReadDir))?;
@@ -42,7 +42,7 @@ pub(super) fn restrict_files(readable: &[PathBuf]) -> Result<bool, SandboxError>
     Ok(rules.restrict_self()?.ruleset != RulesetStatus::NotEnforced)
 }
 
-/// Kills this process when any of its threads makes a system call that it has no business with.
+/// From here on, the kernel kills this process when any of its threads makes a system call that is not listed.
 ///
 /// `root` is the directory that a log is opened from again after it was rotated; without it nothing can be opened. `timer` is
 /// set again and again; without it no timer can be.
@@ -74,7 +74,7 @@ fn filter(
     rules.insert(libc::SYS_fcntl, asks.into_iter().collect::<Result<_, _>>()?);
     // Signals go to the helper alone, to end it if it does not end by itself.
     rules.insert(libc::SYS_kill, vec![all_equal(&[(0, helper.as_raw())])?]);
-    // A panic that aborts ends this process by a signal; no other process is to be had by it.
+    // A panic that aborts sends a signal to this process; signals to other processes stay forbidden.
     rules.insert(libc::SYS_tgkill, vec![all_equal(&[(0, getpid().as_raw())])?]);
     if let Some(root) = root {
         rules.insert(libc::SYS_openat, vec![all_equal(&[(0, root.as_raw_fd()), (2, OPEN_FLAGS)])?]);

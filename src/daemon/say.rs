@@ -1,6 +1,5 @@
 //! The daemon's messages: an event on stderr, lower case, what happened and to whom; a hint on a line of its own, as in
-//! `fix: …`. A service manager adds the time. Names that came from outside are printed with `{:?}` by those who know them to
-//! be names.
+//! `fix: …`. A service manager adds the time. The caller prints names that came from outside with `{:?}`.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -9,12 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// An event that an admin wants to know of.
+/// Reports an event to the admin.
 pub(super) fn event(what: impl Display) {
     line(format_args!("knock-daemon: {}", what.to_string().replace('\n', "\nknock-daemon: ")));
 }
 
-/// What only `-v` shows.
+/// Reports an event with `-v` only.
 pub(super) fn detail(verbose: bool, what: impl Display) {
     if verbose {
         event(what);
@@ -26,12 +25,12 @@ pub(super) fn ready() {
     line("ready");
 }
 
-/// Events that nobody would take, since the last that somebody took.
+/// How many events could not be written since the last one that could.
 static LOST: AtomicUsize = AtomicUsize::new(0);
 
 fn line(text: impl Display) {
     let mut stderr = io::stderr();
-    // Who holds the other end of a pipe and does not read it must not keep a knock waiting, nor SIGTERM.
+    // A pipe that its reader does not empty must not delay a knock, nor SIGTERM.
     let mut polled = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
     if poll(&mut polled, PollTimeout::ZERO) == Ok(0) {
         LOST.fetch_add(1, Ordering::Relaxed);
@@ -41,7 +40,7 @@ fn line(text: impl Display) {
         0 => format!("{text}\n"),
         lost => format!("knock-daemon: nobody read stderr; {lost} lines are lost\n{text}\n"),
     };
-    // One write, so that lines of several processes do not mix. A stderr that is gone must not end the daemon.
+    // One write, so that lines of several processes do not mix. A closed stderr must not end the daemon.
     let _ = stderr.write_all(text.as_bytes());
 }
 

@@ -21,7 +21,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// The command line goes before the config.
+    /// The command line takes precedence over the config.
     pub(super) fn new(args: &DaemonArgs) -> Result<Self, DaemonError> {
         if !geteuid().is_root() {
             return Err(DaemonError::NotRoot);
@@ -50,7 +50,7 @@ impl Settings {
         Ok(Self { config_dir, table, config, verbose: args.verbose, trial_of })
     }
 
-    /// What anybody may be granted, by root's word alone.
+    /// What may be granted to any profile, by root's config alone.
     pub(super) fn limits(&self) -> Limits {
         let config = &self.config;
         Limits {

@@ -5,9 +5,9 @@ use std::io;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// Stopping is an event like any other: nothing is interrupted half-way, and a SIGHUP ends nothing. What `nohup` or a
-/// shell had this process ignore (it must outlive a terminal, or a Ctrl-C) stays ignored: a signal that is blocked would be
-/// queued all the same.
+/// The event loop reads signals like other events, so no signal interrupts an operation, and SIGHUP does not end the
+/// daemon. A signal that was ignored when this process started, as by `nohup`, stays ignored: if it were blocked, the
+/// kernel would queue it.
 pub(super) fn take_signals() -> io::Result<SignalFd> {
     let ignored = ignored_signals()?;
     let mut taken: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]

@@ -1,4 +1,4 @@
-//! From root's command line to a process that may do nothing but watch. [`run`] is the story, in order.
+//! The start of the daemon, from root's command line to a sandboxed process. [`run`] has the steps in order.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ use crate::privileged::firewall::log_rules::LogRules;
 use crate::privileged::limits::Limits;
 use crate::privileged::spawn::spawn_helper;
 
-/// Starts the daemon, and returns when it has ended as it was told to.
+/// Starts the daemon, and returns when a signal has ended it.
 pub(super) fn run(settings: &Settings) -> Result<(), DaemonError> {
     end_with_trial(settings)?;
     let _lock = lock::lock(&settings.config_dir)?;
@@ -49,7 +49,7 @@ pub(super) fn run(settings: &Settings) -> Result<(), DaemonError> {
     cap_writing()?;
     let firewall = match &signed {
         Ok(()) => guard::hold(settings, firewall),
-        // Nobody could have it dropped again.
+        // Without the lock file, minimal-firewall.sh could not have it dropped again.
         Err(why) => {
             say::event(format_args!(
                 "guard: not held here, because `lock` cannot be written: {why}"
@@ -63,14 +63,14 @@ pub(super) fn run(settings: &Settings) -> Result<(), DaemonError> {
     match prepare(settings, &user, &limits, features, helper.pid()) {
         Ok(prepared) => watch(settings, prepared, helper, limits, features, log_rules),
         Err(error) => {
-            // Whoever looks after we have ended finds nothing of ours.
+            // Wait for its exit, so that nothing of ours is left in the kernel after ours.
             let _ = helper.end();
             Err(error)
         }
     }
 }
 
-/// What the loop needs, in a process that may do nothing else.
+/// What the loop needs. When it is complete, this process is confined.
 struct Prepared {
     source: LogSource,
     registry: ProfileRegistry,
@@ -85,7 +85,7 @@ fn prepare(
     features: FirewallFeatures,
     helper: Pid,
 ) -> Result<Prepared, DaemonError> {
-    // Root opens, and looks at nothing.
+    // Root opens the files and parses none of them.
     raise_file_limit()?;
     let Ok(choice) = settings.config.log.parse();
     let source = OpenedLog::open(&choice)?;
@@ -112,7 +112,7 @@ fn prepare(
     Ok(Prepared { source, registry, signals, timer })
 }
 
-/// Has the kernel log the knocks, and watches.
+/// Has the kernel log the knocks, and runs the event loop.
 fn watch(
     settings: &Settings,
     prepared: Prepared,
@@ -141,7 +141,7 @@ fn watch(
     EventLoop { source, wanted, signals, timer, lines }.run()
 }
 
-/// Says what the kernel logs, and what that leaves open to a flood.
+/// Reports what the kernel logs, and which profiles a flood can keep from being logged.
 fn say_listening(listening: &Listening, registry: &ProfileRegistry, verbose: bool) {
     let Listening { share, sequences, ports } = listening;
     say::detail(verbose, format_args!("{sequences} sequence numbers are expected"));
@@ -185,7 +185,7 @@ fn root(source: &LogSource) -> Option<BorrowedFd<'_>> {
     }
 }
 
-/// Has the kernel tell this process to end when the one that tries things out with it is gone, however it went.
+/// Has the kernel send this process SIGTERM when the trial that started it has ended, for whatever reason.
 fn end_with_trial(settings: &Settings) -> Result<(), DaemonError> {
     let Some(trial) = settings.trial_of else { return Ok(()) };
     set_pdeathsig(Signal::SIGTERM)

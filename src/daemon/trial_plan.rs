@@ -1,5 +1,5 @@
-//! What `--check --try` is asked to try, and what it finds. The trial itself is `crate::trial`, which starts programs and
-//! opens sockets: nothing here may. It is handed in by the program's `main`.
+//! What `--check --try` tries, and what it finds. The trial itself is `crate::trial`, which starts programs and opens
+//! sockets; `daemon` may do neither, so `main` passes it in.
 
 use std::path::PathBuf;
 
@@ -36,15 +36,15 @@ pub(crate) struct Tried {
 /// What was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Finding {
-    /// It is as it should be, or it could not be tried.
+    /// The service is as it should be, or the trial could not test it.
     Note(String),
-    /// It is not.
+    /// The service is not as it should be.
     Problem(String),
 }
 
-/// Somebody wanted the trial to end before it was done.
+/// A signal ended the trial before it was complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Interrupted;
 
-/// Tries, and says what is found as it goes.
+/// Runs the trial, and reports each finding at once.
 pub(crate) type RunTrial = fn(&TrialPlan, &mut dyn FnMut(Finding)) -> Result<(), Interrupted>;

@@ -1,17 +1,17 @@
-//! Lines about a knock port that cannot be read as a packet, and which of them are reported without `-v`: where no knock
-//! would ever be heard, the admin could not know why.
+//! Lines about a knock port that cannot be parsed as a packet, and which of them are reported without `-v`. If the
+//! daemon can parse no line at all, no knock ever works, and the admin has to learn why.
 
 use std::fmt;
 
 use super::kernel_log_line::not_a_syn::NotASyn;
 
-/// So many lines in a row, from the first one on, are no accident.
+/// If this many lines in a row, from the first one on, cannot be parsed, the log has a format that we do not know.
 const MAX_UNREADABLE: u8 = 10;
 
 /// What has been reported of the lines that could not be read.
 #[derive(Debug, Default)]
 pub(super) struct UnreadableLines {
-    /// What is wrong with every line: once is enough.
+    /// Errors that concern every line: each is reported once.
     reported: Vec<NotASyn>,
     /// Whether a line was a kernel's line about a packet, so that the log is what it should be.
     understood: bool,
@@ -21,11 +21,11 @@ pub(super) struct UnreadableLines {
 /// How a line is reported.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// For everybody.
+    /// Always.
     Event(NotASyn),
-    /// For everybody: none of the first lines could be read, and this is what was wrong with the last.
+    /// Always: none of the first lines could be parsed, and this is the error in the last one.
     NothingUnderstood(NotASyn),
-    /// For those who asked.
+    /// With `-v` only.
     Detail(NotASyn),
 }
 

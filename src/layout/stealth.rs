@@ -63,7 +63,8 @@ impl StealthKeys {
     /// The knock that asks for `request` with the number `n`. `bound_to`: the address that it is good from, as the server
     /// sees it; without one, any.
     ///
-    /// Deterministic: the caller makes `n + 1` durable first and never calls twice with one number.
+    /// Deterministic: the caller makes `n + 1` durable first. A number is sealed twice only where a sender's clock was ahead and
+    /// was set back (`docs/protocol.md`); a receiver takes it once.
     #[must_use]
     pub fn seal(&self, n: u64, request: Request, bound_to: Option<IpAddr>) -> StealthFields {
         StealthFields { tag: self.tag(n), mac: self.mac(n, request, bound_to) }
@@ -154,6 +155,14 @@ mod tests {
         assert!(opens(Some(v4), Some(v4)) && opens(Some(v6), Some(v6)));
         assert!(!opens(Some(v4), Some(other)) && !opens(Some(v6), Some(v4)));
         assert!(!opens(None, Some(v4)) && !opens(Some(v4), None));
+    }
+
+    /// One of `tests/vectors/stealth.json`, which another implementation made.
+    #[test]
+    fn the_fields_are_made_with_both_keys_of_the_secret() {
+        let secret: [u8; SECRET_LEN] = std::array::from_fn(|nth| u8::try_from(nth).unwrap());
+        let knock = StealthKeys::new(&secret).seal(1, Request(22), None);
+        assert_eq!(knock, StealthFields { tag: 4_246_531_429, mac: 650_194_300 });
     }
 
     #[test]

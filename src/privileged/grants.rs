@@ -52,7 +52,7 @@ impl Grants {
         }
     }
 
-    /// Counts what was closed before its time no longer.
+    /// Stops counting a grant that was closed before its time.
     pub fn forget(&mut self, grant: &Grant) {
         self.open.retain(|(open, _)| !open.is_for_the_same(grant));
     }

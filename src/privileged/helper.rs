@@ -36,7 +36,7 @@ pub(super) enum LoopEnd {
     Outside(#[from] OutsideLimits),
 }
 
-/// Answers messages until the daemon sends [`Message::End`], or is gone.
+/// Answers messages until the daemon sends [`Message::End`] or exits.
 pub(super) fn answer_requests(
     (requests, replies): (impl AsFd, impl AsFd),
     firewall: &mut Firewall,
@@ -91,7 +91,7 @@ fn answer_close(grant: &Grant, firewall: &mut Firewall, grants: &mut Grants) -> 
     answer(closed, Reply::Done)
 }
 
-/// Changes what the table logs, or deletes the guard: nothing here lets anybody in.
+/// Changes what the table logs, or deletes the guard. None of these grants access.
 fn answer_rules(message: &Message, firewall: &mut Firewall) -> Result<(), Errno> {
     match (message, firewall.table()) {
         (Message::Expect(numbers), Some((table, netlink))) => table.expect(netlink, numbers),

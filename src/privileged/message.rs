@@ -71,11 +71,11 @@ pub enum Message {
     KnockPorts(Vec<u16>),
     /// Drop our copy of the guard.
     Unguard,
-    /// End, there is nothing wrong: the last message, so that a pipe that just ends tells of the daemon's death.
+    /// End without an error: the last message, so that end of file without it means that the daemon died.
     End,
 }
 
-/// What the helper says to a request, and once, unasked, when it is set up.
+/// The helper's answer to a request; also sent once, without a request, when the helper is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// The helper has dropped its privileges and waits for the first request.
@@ -97,7 +97,7 @@ pub enum Reply {
 }
 
 impl Message {
-    /// The message as it goes through the pipe. Of numbers beyond [`MAX_NUMBERS`] nothing goes.
+    /// The message as it goes through the pipe. Numbers beyond [`MAX_NUMBERS`] are left out.
     #[must_use]
     pub fn encode(&self) -> [u8; REQUEST_LEN] {
         let mut bytes = [0; REQUEST_LEN];
@@ -340,9 +340,11 @@ mod tests {
 
     #[test]
     fn what_decodes_encodes_to_the_same_bytes_and_the_rest_is_refused() {
+        // Behind the fields, every 51st value of a byte, or all where this is set, as scripts/test.sh sets it.
+        let all = std::env::var_os("KNOCKKNOCK_ALL_CASES").is_some();
         for (_, good) in samples() {
             for at in 0..REQUEST_LEN {
-                for value in 0..=u8::MAX {
+                for value in (0..=u8::MAX).step_by(if all || at < 48 { 1 } else { 51 }) {
                     let mut bytes = good;
                     bytes[at] = value;
                     if let Some(message) = Message::decode(&bytes) {

@@ -1,5 +1,5 @@
-//! A helper that has been compromised, as far as the tests go: on request it does what its filter forbids.
-//! In no build but the tests' (feature `misbehave`).
+//! Imitates a compromised helper for the tests: on request it does what its filter forbids. Only in builds with the
+//! feature `misbehave`.
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::ptrace;

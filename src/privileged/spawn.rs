@@ -1,5 +1,5 @@
-//! Spawns the helper, which keeps one privilege, from the daemon, which will read what strangers send. Owns the fork and
-//! the helper's descriptors, and is the only file of this directory with `unsafe` in it.
+//! Spawns the helper, which keeps one privilege, from the daemon, which will read input that strangers cause. Owns the
+//! fork and the helper's descriptors, and is the only file of this directory with `unsafe` in it.
 
 #![allow(
     unsafe_code,

@@ -124,7 +124,7 @@ fn with_allow(bytes: &[u8], value: &str) -> Result<Vec<u8>, String> {
             return Ok(new);
         }
     }
-    Err(format!("found no place for it; write below [main]: allow = {value}"))
+    Err(format!("found no place for it\nfix: write below [main]: allow = {value}"))
 }
 
 /// Where the line could go, and what it is there.

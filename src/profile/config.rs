@@ -49,14 +49,13 @@ impl ProfileConfig {
         let port = ini.number("port", 1..=u16::MAX)?;
         let allow = ini.list("allow")?;
         if allow.as_ref().is_some_and(Vec::is_empty) {
-            let why =
-                "it names nothing; name what may be asked for, like tcp/22, or remove the line";
+            let why = "it names nothing\nfix: name what may be asked for, like tcp/22, or remove the line";
             return Err(ini.wrong("allow", why));
         }
         // First: a key that is not known may be the one that is missing.
         ini.finish()?;
         if knock_port.is_none() && layout == Layout::Classic {
-            return Err("knock_port is missing; write knock_port = PORT below [main]".into());
+            return Err("knock_port is missing\nfix: write knock_port = PORT below [main]".into());
         }
         let bind_source = bind_source.unwrap_or_default();
         Ok(Self { knock_port, layout, bind_source, address, port, allow })

@@ -1,36 +1,55 @@
 //! Makes a profile on the server: whole or not at all.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use zeroize::Zeroizing;
 
 use super::allow::{ConfigUpdate, InConfig};
 use super::config::ProfileConfig;
+use super::enrolment::Enrolment;
 use super::error::CreateError;
 use super::names;
-use crate::grant::{Service, listed};
+use super::unfinished::{HIDDEN, Unfinished, private_dir};
+use crate::grant::{Protocol, Service, listed};
 use crate::layout::keys::Layout;
 
-/// Makes the profile `name` with fresh random keys in `config_dir`, and returns its directory (0700, files 0600): of the
-/// classic layout where there is a `knock_port`, else of the stealth layout. It may ask for what `allow` names, if that names
-/// anything; then `config` gets the same line, unless it has one.
-///
-/// It is built under a hidden name, synced, and then renamed: a profile that is there is whole.
+/// What a new profile is to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewProfile<'a> {
+    /// Classic: where its knocks go. None: it is of the stealth layout.
+    pub(crate) knock_port: Option<u16>,
+    /// Stealth: its knocks are good from the address alone that they are sent from.
+    pub(crate) bind_source: bool,
+    /// What it may ask for; nothing: whatever the server allows.
+    pub(crate) allow: &'a [Service],
+}
+
+/// Makes the profile `name` as [`create_and_hand_over`] does, for nobody yet.
 pub(crate) fn create(
     config_dir: &Path,
     name: &str,
     knock_port: Option<u16>,
     allow: &[Service],
 ) -> Result<(PathBuf, InConfig), CreateError> {
+    let new = NewProfile { knock_port, bind_source: false, allow };
+    create_and_hand_over(config_dir, name, &new, |_| Ok(()))
+}
+
+/// Makes the profile `name` with fresh random keys in `config_dir`, and returns its directory (0700, files 0600). It may ask
+/// for what `allow` names, if that names anything; then `config` gets the same line, unless it has one.
+///
+/// It is built under a hidden name, synced, and then renamed: a profile that is there is whole. Then `hand_over` gets it,
+/// for the client; where that fails, it is gone again.
+pub(crate) fn create_and_hand_over(
+    config_dir: &Path,
+    name: &str,
+    new: &NewProfile<'_>,
+    hand_over: impl FnOnce(&Enrolment) -> io::Result<()>,
+) -> Result<(PathBuf, InConfig), CreateError> {
     check_name(name)?;
-    if knock_port == Some(0) {
+    if new.knock_port == Some(0) {
         return Err(CreateError::PortZero);
     }
     let profiles_dir = &config_dir.join("profiles");
@@ -44,19 +63,24 @@ pub(crate) fn create(
     if dir.symlink_metadata().is_ok() {
         return Err(CreateError::Exists(dir));
     }
-    if let Some(knock_port) = knock_port {
+    if let Some(knock_port) = new.knock_port {
         refuse_taken_port(profiles_dir, knock_port)?;
     }
 
-    let hidden = Unfinished(profiles_dir.join(format!(".new-{}", process::id())));
-    write_files(&hidden.0, knock_port, allow).map_err(|why| failed(&hidden.0, why))?;
+    let hidden = profiles_dir.join(HIDDEN);
+    let made = Unfinished::remove_left(&hidden).and_then(|()| with_fresh_keys(new)).and_then(
+        |enrolment| {
+            let config = enrolment.config(&allow_line(new.allow));
+            Ok((Unfinished::write(hidden.clone(), &enrolment, &config)?, enrolment))
+        },
+    );
+    let (mut made, enrolment) = made.map_err(|why| failed(&hidden, why))?;
     // All that can fail for want of room or sense has been done when the names change.
-    let update = ConfigUpdate::prepare(config_dir, allow)?;
-    renameat2(AT_FDCWD, &hidden.0, AT_FDCWD, &dir, RenameFlags::RENAME_NOREPLACE)
-        .map_err(|why| failed(&dir, why.into()))?;
-    let made = Unfinished(dir);
-    let in_config = update.carry_out()?;
+    let update = ConfigUpdate::prepare(config_dir, new.allow)?;
+    made.move_to(&dir).map_err(|why| failed(&dir, why))?;
     lock.sync_all().map_err(|why| failed(profiles_dir, why))?;
+    hand_over(&enrolment).map_err(CreateError::NotHandedOver)?;
+    let in_config = update.carry_out()?;
     Ok((made.keep(), in_config))
 }
 
@@ -84,58 +108,28 @@ fn refuse_taken_port(profiles_dir: &Path, knock_port: u16) -> Result<(), CreateE
     Ok(())
 }
 
-fn write_files(dir: &Path, knock_port: Option<u16>, allow: &[Service]) -> io::Result<()> {
-    private_dir(false).create(dir)?;
-    // What the umask took away is given back to the owner; others never had anything.
-    fs::set_permissions(dir, Permissions::from_mode(0o700))?;
+fn with_fresh_keys(new: &NewProfile<'_>) -> io::Result<Enrolment> {
+    let NewProfile { knock_port, bind_source, allow } = *new;
     let layout = if knock_port.is_some() { Layout::Classic } else { Layout::Stealth };
-    for (name, length) in layout.key_files() {
+    let fresh = |(_, length): &(&str, usize)| {
         let mut key = Zeroizing::new(vec![0; *length]);
         getrandom::fill(&mut key).map_err(io::Error::from)?;
-        let mut line = Zeroizing::new(BASE64_STANDARD.encode(&*key));
-        line.push('\n');
-        write_file(&dir.join(name), line.as_bytes())?;
-    }
-    write_file(&dir.join("counter"), b"0\n")?;
-    let allow = match allow {
+        Ok(key)
+    };
+    let keys = layout.key_files().iter().map(fresh).collect::<io::Result<_>>()?;
+    Ok(Enrolment { layout, knock_port, bind_source, port: first_port(allow), keys })
+}
+
+/// What a client asks for without being told: the first TCP service, which a connection can follow at once; else the first.
+fn first_port(allow: &[Service]) -> Option<u16> {
+    let tcp = allow.iter().find(|service| service.protocol == Protocol::Tcp);
+    tcp.or(allow.first()).map(|service| service.first_port)
+}
+
+fn allow_line(allow: &[Service]) -> String {
+    match allow {
         [] => String::new(),
         services => format!("allow = {}\n", listed(services, ", ")),
-    };
-    let knocks = match knock_port {
-        Some(port) => format!("knock_port = {port}\n"),
-        None => format!("layout = {}\n", layout.name()),
-    };
-    let config = format!("[main]\n{knocks}{allow}\n");
-    write_file(&dir.join("config"), config.as_bytes())?;
-    File::open(dir)?.sync_all()
-}
-
-fn write_file(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.set_permissions(Permissions::from_mode(0o600))?;
-    file.write_all(content)?;
-    file.sync_all()
-}
-
-fn private_dir(with_parents: bool) -> DirBuilder {
-    let mut builder = DirBuilder::new();
-    builder.recursive(with_parents).mode(0o700);
-    builder
-}
-
-/// A directory that goes away again unless it was renamed in time, or kept.
-struct Unfinished(PathBuf);
-
-impl Unfinished {
-    fn keep(mut self) -> PathBuf {
-        std::mem::take(&mut self.0)
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        // After the rename there is nothing under this name, and what is kept has none here: nothing to remove.
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -143,6 +137,8 @@ impl Drop for Unfinished {
 mod tests {
     use super::*;
     use crate::profile::Profile;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -285,5 +281,55 @@ mod tests {
         };
         assert_eq!(left(dir.path()), ["profiles"]);
         assert_eq!(left(&dir.path().join("profiles")), ["taken"]);
+    }
+
+    #[test]
+    fn what_is_handed_over_is_on_the_disk_and_a_profile_that_nobody_got_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let profiles = dir.path().join("profiles");
+        let allow = services(&["udp/53", "tcp/8000-8010"]);
+        let new = NewProfile { knock_port: None, bind_source: true, allow: &allow };
+        let mut line = None;
+        let (made, _) = create_and_hand_over(dir.path(), "laptop", &new, |enrolment| {
+            assert!(profiles.join("laptop/secret.key").exists(), "what is printed is there");
+            line = Some(enrolment.line());
+            Ok(())
+        })
+        .unwrap();
+        let client = crate::profile::import::import(
+            &dir.path().join("client"),
+            "host",
+            &Enrolment::parse(line.unwrap().as_bytes()).unwrap(),
+            false,
+        );
+        let client = client.unwrap();
+        assert_eq!(client.config.port, Some(8000));
+        assert!(client.config.bind_source);
+        let secret = |dir: &Path| fs::read(dir.join("secret.key")).unwrap();
+        assert_eq!(secret(&client.dir), secret(&made));
+        let config =
+            "[main]\nlayout = stealth\nbind_source = true\nallow = udp/53, tcp/8000-8010\n\n";
+        assert_eq!(fs::read_to_string(made.join("config")).unwrap(), config);
+
+        fs::remove_file(dir.path().join("config")).unwrap();
+        let lost = create_and_hand_over(dir.path(), "phone", &new, |_| {
+            Err(io::ErrorKind::BrokenPipe.into())
+        });
+        assert!(matches!(lost, Err(CreateError::NotHandedOver(_))));
+        assert_eq!(names(&profiles).unwrap(), ["laptop"]);
+        assert_eq!(fs::read_dir(&profiles).unwrap().count(), 1);
+        assert!(!dir.path().join("config").exists());
+    }
+
+    #[test]
+    fn a_client_asks_for_the_first_tcp_port_where_nobody_says_more() {
+        for (allow, port) in [
+            (&[][..], None),
+            (&["tcp/22"], Some(22)),
+            (&["udp/51820"], Some(51820)),
+            (&["udp/53", "tcp/8000-8010", "tcp/22"], Some(8000)),
+        ] {
+            assert_eq!(first_port(&services(allow)), port, "{allow:?}");
+        }
     }
 }

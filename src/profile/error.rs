@@ -59,6 +59,9 @@ pub(crate) enum CreateError {
     /// The server's `config` cannot be understood, or not be added to.
     #[error("{0:?}: {1}")]
     BadConfig(PathBuf, String),
+    /// Whoever was to get its line did not.
+    #[error("the profile's line could not be printed, so the profile is removed ({0})")]
+    NotHandedOver(#[source] io::Error),
     /// A file or directory could not be read or made.
     #[error("{0:?}: {1}{hint}", hint = hint(.1))]
     Io(PathBuf, #[source] io::Error),

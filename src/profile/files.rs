@@ -24,8 +24,14 @@ const MAX_LEN: u64 = 16 * 1024;
 /// Every file that has a key in one of the layouts. Which of them a profile has is known only when its config is parsed.
 const KEY_FILES: [&str; 3] = ["cipher.key", "mac.key", "secret.key"];
 
-/// The keys of `profiles/example` in the repository. They are published, so they open nothing.
-const EXAMPLE_KEYS: [&[u8]; 2] = [b"example, do not ", b"use these keys!!"];
+/// The keys of the examples in `profiles` in the repository. They are published, so they open nothing.
+const EXAMPLE_KEYS: [&[u8]; 3] =
+    [b"example, do not ", b"use these keys!!", b"example, do not use this secret!"];
+
+/// Whether everybody knows this key.
+pub(super) fn is_published(key: &[u8]) -> bool {
+    EXAMPLE_KEYS.contains(&key)
+}
 
 /// The bytes of a profile's files and its open counter. What reads them needs no privilege to parse them.
 /// No `Debug`: it would show the keys.
@@ -59,11 +65,23 @@ impl ProfileFiles {
         for name in ["config", counter::FILE_NAME] {
             roots_alone(&dir.join(name))?;
         }
-        Self::read(dir)
+        Self::read_each(dir)
     }
 
-    /// Opens and reads the files of the profile in `dir`.
+    /// Opens and reads the files of the profile in `dir`: all of one profile, also while `knock --import --replace` puts
+    /// another in its place. With the keys of one and the counter of the other, a counter would be used twice.
     pub fn read(dir: &Path) -> Result<Self, ProfileError> {
+        let identity = || dir.metadata().map(|there| (there.dev(), there.ino())).ok();
+        loop {
+            let before = identity();
+            let files = Self::read_each(dir);
+            if identity() == before {
+                return files;
+            }
+        }
+    }
+
+    fn read_each(dir: &Path) -> Result<Self, ProfileError> {
         let unreadable = |why| FileError::Unreadable(dir.to_owned(), why);
         let dir_metadata = dir.metadata().map_err(unreadable)?;
         refuse_writable_by_others(dir, &dir_metadata)?;
@@ -116,6 +134,12 @@ impl ProfileFiles {
         Ok((profile, counter))
     }
 
+    /// Its open counter, if there is one.
+    #[must_use]
+    pub(crate) fn counter(&self) -> Option<&Counter> {
+        self.counter.as_ref()
+    }
+
     /// Parses the bytes. The name is the directory's.
     pub(crate) fn profile(&self) -> Result<Profile, ProfileError> {
         let config = ProfileConfig::parse(&self.config, &self.dir.join("config"))?;
@@ -145,7 +169,7 @@ impl ProfileFiles {
         let length = BASE64_STANDARD.decode_slice(bytes.trim_ascii(), &mut *decoded);
         let key = length.ok().and_then(|length| decoded.get(..length)?.try_into().ok());
         let key: Zeroizing<[u8; LEN]> = Zeroizing::new(key.ok_or(ProfileError::BadKey(path, LEN))?);
-        if EXAMPLE_KEYS.contains(&key.as_slice()) {
+        if is_published(key.as_slice()) {
             return Err(ProfileError::ExampleKeys(self.dir.clone()));
         }
         Ok(key)
@@ -157,6 +181,10 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
     const KEY_A: &str = "HoCD3Bo5mY7IjLvEwJY9nQ==\n";
     const KEY_B: &str = "HNFz0K+tNUD67c7/gxNXjg==\n";
@@ -221,6 +249,16 @@ mod tests {
         assert!(matches!(error(&dir), ProfileError::ExampleKeys(_)));
         let one_of_them = profile(KEY_A, &files("mac.key"));
         assert!(matches!(error(&one_of_them), ProfileError::ExampleKeys(_)));
+
+        let stealth = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles/example-stealth");
+        let dir = profile(KEY_A, KEY_B);
+        for name in ["config", "counter", "secret.key"] {
+            fs::write(dir.path().join(name), fs::read(stealth.join(name)).unwrap()).unwrap();
+        }
+        assert!(matches!(error(&dir), ProfileError::ExampleKeys(_)));
+        fs::write(dir.path().join("secret.key"), "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=\n")
+            .unwrap();
+        assert!(Profile::load(dir.path()).is_ok(), "it is a profile but for the key");
     }
 
     #[test]
@@ -247,5 +285,51 @@ mod tests {
         let dir = profile(KEY_A, KEY_B);
         fs::write(dir.path().join("config"), vec![b'\n'; 20_000]).unwrap();
         assert!(matches!(error(&dir), ProfileError::File(FileError::TooLarge(..))));
+    }
+
+    /// Another profile takes the place of this one once in each read, at every point of it.
+    #[test]
+    fn keys_config_and_counter_are_of_one_profile_also_while_another_takes_its_place() {
+        let places = tempfile::tempdir().unwrap();
+        let [here, aside] = ["here", "aside"].map(|name| places.path().join(name));
+        for (place, port) in [(&here, 1), (&aside, 2)] {
+            fs::create_dir(place).unwrap();
+            let key = BASE64_STANDARD.encode([port; KEY_LEN]);
+            for (name, content) in [
+                ("cipher.key", key.as_str()),
+                ("mac.key", &key),
+                ("config", &format!("[main]\nknock_port = {port}\n")),
+                ("counter", &format!("{port}\n")),
+            ] {
+                fs::write(place.join(name), content).unwrap();
+            }
+        }
+        let (start, started) = mpsc::channel::<u64>();
+        let (done, exchanged) = mpsc::channel();
+        let exchange = {
+            let here = here.clone();
+            move || {
+                for microseconds in started {
+                    let begin = Instant::now();
+                    while begin.elapsed() < Duration::from_micros(microseconds) {}
+                    renameat2(AT_FDCWD, &here, AT_FDCWD, &aside, RenameFlags::RENAME_EXCHANGE)
+                        .unwrap();
+                    done.send(()).unwrap();
+                }
+            }
+        };
+        let thread = std::thread::spawn(exchange);
+        for nth in 0..3000 {
+            start.send(nth % 300).unwrap();
+            let (profile, counter) = Profile::load(&here).unwrap();
+            let (cipher, mac) = profile.keys.classic().unwrap().bytes();
+            let port = profile.config.knock_port.unwrap();
+            let counter: u16 = counter.read().unwrap();
+            assert_eq!([cipher[0], mac[0]].map(u16::from), [port; 2]);
+            assert_eq!(counter, port, "keys of the one and the counter of the other");
+            exchanged.recv().unwrap();
+        }
+        drop(start);
+        thread.join().unwrap();
     }
 }

@@ -33,7 +33,8 @@ struct Setting {
 }
 
 impl Ini {
-    /// Parses any bytes. What is wrong is said in one line, with the number of the line that is.
+    /// Parses any bytes. An error is one line that begins with the number of the wrong line, and may have a hint in a second
+    /// one.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         // Comments may be in any encoding; what is not UTF-8 elsewhere is refused below.
         let text = String::from_utf8_lossy(bytes);
@@ -67,7 +68,7 @@ impl Ini {
             }
         }
         if main.is_none() && !settings.is_empty() {
-            return Err("there is no [main]; write it above the keys".into());
+            return Err("there is no [main]\nfix: write it above the keys".into());
         }
         Ok(Self { settings, known: Vec::new() })
     }
@@ -129,7 +130,8 @@ impl Ini {
         let Some((value, line)) = self.take(key)? else { return Ok(None) };
         let text = unquoted(&value).ok_or_else(|| {
             format!(
-                "line {line}: {key} is {value:?}: its quotes do not match (in double quotes, write \\\" and \\\\)"
+                "line {line}: {key} is {value:?}: its quotes do not match\n\
+                 fix: in double quotes, write \\\" for a quote and \\\\ for a backslash"
             )
         })?;
         if text.contains(char::is_control) {
@@ -144,7 +146,7 @@ impl Ini {
     pub(crate) fn name(&mut self, key: &'static str) -> Result<Option<String>, String> {
         let text = self.text(key)?;
         if text.as_ref().is_some_and(String::is_empty) {
-            return Err(self.wrong(key, "it is empty; give it a value, or remove the line"));
+            return Err(self.wrong(key, "it is empty\nfix: give it a value, or remove the line"));
         }
         Ok(text)
     }
@@ -159,7 +161,10 @@ impl Ini {
         let found = words.iter().find(|(word, _)| *word == text);
         let there_are: Vec<_> = words.iter().map(|(word, _)| *word).collect();
         found.map(|(_, meant)| Some(*meant)).ok_or_else(|| {
-            self.wrong(key, &format!("{text:?} is not known; there is {}", there_are.join(", ")))
+            self.wrong(
+                key,
+                &format!("{text:?} is not known\nfix: use one of {}", there_are.join(", ")),
+            )
         })
     }
 
@@ -208,8 +213,8 @@ impl Ini {
         };
         let mut said = format!("line {line}: there is no key {key:?}");
         let result = match nearest(key, &known) {
-            Some(meant) => write!(said, "; did you mean `{meant}`?"),
-            None => write!(said, "; there are {}", known.join(", ")),
+            Some(meant) => write!(said, "\nfix: did you mean `{meant}`?"),
+            None => write!(said, "\nfix: use one of {}", known.join(", ")),
         };
         result.map_err(|error| error.to_string())?;
         Err(said)
@@ -223,7 +228,7 @@ impl Ini {
                 Ok(Some((value.trim().to_owned(), *line)))
             }
             Some(Setting { value: None, .. }) => {
-                Err(self.wrong(key, &format!("there is no value; write {key} = VALUE")))
+                Err(self.wrong(key, &format!("there is no value\nfix: write {key} = VALUE")))
             }
         }
     }
@@ -263,19 +268,19 @@ fn unquoted(value: &str) -> Option<String> {
 
 fn unknown_section(line: usize, name: &str) -> String {
     if name.is_empty() {
-        return format!("line {line}: no section is above it; write [main] there");
+        return format!("line {line}: no section is above it\nfix: write [main] there");
     }
     match nearest(name, &[MAIN, DEFAULTS]) {
         Some(DEFAULTS) => format!(
-            "line {line}: there is no section [{}]; did you mean [DEFAULT]?",
+            "line {line}: there is no section [{}]\nfix: did you mean [DEFAULT]?",
             name.escape_debug()
         ),
         Some(meant) => format!(
-            "line {line}: there is no section [{}]; did you mean [{meant}]?",
+            "line {line}: there is no section [{}]\nfix: did you mean [{meant}]?",
             name.escape_debug()
         ),
         None => format!(
-            "line {line}: there is no section [{}]; there are [main] and [DEFAULT]",
+            "line {line}: there is no section [{}]\nfix: use [main] or [DEFAULT]",
             name.escape_debug()
         ),
     }

@@ -16,11 +16,14 @@ pub(crate) mod allow;
 pub(crate) mod checked_file;
 pub mod config;
 pub(crate) mod create;
+pub mod enrolment;
 pub(crate) mod error;
 pub mod files;
+pub(crate) mod import;
 pub(crate) mod ini;
 mod preprocess;
 pub(crate) mod roots;
+mod unfinished;
 
 use std::io;
 use std::path::Path;

@@ -27,7 +27,7 @@ pub(super) fn preprocess(text: &str) -> Result<String, String> {
             && !rest.is_empty()
         {
             return Err(format!(
-                "line {}: {rest:?} stands behind a section; write it on a line of its own",
+                "line {}: {rest:?} stands behind a section\nfix: write it on a line of its own",
                 at + 1
             ));
         }

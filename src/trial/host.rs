@@ -1,4 +1,4 @@
-//! What this host says of itself: its addresses, and where something listens.
+//! Facts about this host: its addresses, and the ports on which something listens.
 
 use std::fs::File;
 use std::io::Read;

@@ -7,7 +7,8 @@
 //!             2001:2:0:x::1/64               2001:2:0:x::2/64, likewise
 //! ```
 //!
-//! The kernel has worked a request off when `send` returns, so every answer waits in the socket and nothing here blocks.
+//! The kernel has handled a request when `send` returns, so every answer is in the socket and nothing here blocks.
+//! `privileged` has a route request of its own: the trial shares no code with what runs with a privilege.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -45,7 +46,7 @@ const RTA_DST: u16 = 1;
 const RTA_GATEWAY: u16 = 5;
 
 const IFF_UP: u32 = 1;
-/// An IPv6 address that is used at once: nobody else is on this cable.
+/// An IPv6 address without duplicate address detection: only two hosts are on this link.
 const IFA_F_NODAD: u8 = 2;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_STATIC: u8 = 4;
@@ -86,7 +87,7 @@ impl CableAddresses {
     }
 }
 
-/// A cable; it goes when dropped. When the namespace at its other end goes, the kernel takes it away too.
+/// A veth pair, deleted when dropped. The kernel also deletes it with the namespace at its other end.
 #[derive(Debug)]
 pub(super) struct Cable {
     index: u32,
@@ -127,7 +128,7 @@ impl Cable {
 
 impl Drop for Cable {
     fn drop(&mut self) {
-        // If it is gone already, all the better.
+        // It is no error if it was deleted already.
         let _ = Routes::open()
             .and_then(|mut routes| routes.tell(RTM_DELLINK, 0, &interface(self.index, 0)));
     }

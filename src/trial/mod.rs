@@ -33,12 +33,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long a knock takes at the most until the daemon has opened; then it is sent anew. A firewall may log so many a second.
 const GRANT_TIMEOUT: Duration = Duration::from_millis(1500);
 const MAX_KNOCKS: usize = 3;
-/// How long after the first connection the daemon may take to read of it,
+/// How long the daemon may take to read the log line of the first connection,
 const CAME_IN_TIMEOUT: Duration = Duration::from_secs(1);
-/// and the door, from then on, to shut.
+/// and how long, from then on, to close the grant.
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Tries, and says what is found as it goes. Nothing is left of it when this returns.
+/// Runs the trial, and reports each finding at once. Nothing is left of it when this returns.
 pub(crate) fn run(plan: &TrialPlan, say: &mut dyn FnMut(Finding)) -> Result<(), Interrupted> {
     let tried = Signals::take().map_err(|errno| errno.desc().to_owned());
     let tried = tried.and_then(|signals| {
@@ -205,7 +205,7 @@ impl TrialRun<'_> {
                     _ => "it was refused".into(),
                 };
                 match (listens, now.as_str(), answered) {
-                    // A firewall that was silent would be silent again: this is the host's own answer.
+                    // A firewall that dropped the first SYN would drop this one too: so the host itself has answered.
                     (false, "it was refused", false) => self.note(&format!(
                         "{at}: closed to strangers; a knock was let through, but nothing listens there"
                     )),
@@ -238,13 +238,9 @@ impl TrialRun<'_> {
                 return Ok(false);
             };
             let Ok([high, low, flow_high, _]) = host::random() else { return Ok(false) };
-            let packet = KnockPacket {
-                addresses,
-                source_port: u16::from_be_bytes([high, low]) | 0x8000,
-                knock_port: server.knock_port,
-                fields,
-                flow_high,
-            };
+            let source_port = u16::from_be_bytes([high, low]) | 0x8000;
+            let packet =
+                KnockPacket::classic(addresses, source_port, server.knock_port, fields, flow_high);
             if let Err(why) = self.stranger.knock(packet, self.signals)? {
                 self.note(&why);
                 return Ok(false);
@@ -256,7 +252,8 @@ impl TrialRun<'_> {
         Ok(false)
     }
 
-    /// A second connection, while the first stands. The daemon revokes the grant when it reads of the first.
+    /// A second connection, while the first stands. The daemon revokes the grant when it reads the log line of the
+    /// first.
     fn is_shut_behind(
         &mut self,
         server: &mut Server,
@@ -265,7 +262,7 @@ impl TrialRun<'_> {
         before: &str,
         to: SocketAddr,
     ) -> Result<(), Interrupted> {
-        // Where the first packet alone shuts it (`spend`), no line tells of that.
+        // With `spend = syn` the first packet ends the grant, and no line reports that.
         let came_in = format!(" came in at tcp/{} ", to.port());
         server.wait_for(CAME_IN_TIMEOUT, self.signals, |line| line.contains(&came_in))?;
         let end = Instant::now() + REVOKE_TIMEOUT;

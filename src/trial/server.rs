@@ -39,7 +39,7 @@ pub(super) struct Server {
     child: Child,
     lines: Receiver<String>,
     reader: Option<JoinHandle<()>>,
-    /// What it has said and nobody has asked for.
+    /// The lines that it has written and no one has read yet.
     said: Vec<String>,
     pub(super) knock_port: u16,
     keys: Keys,
@@ -114,7 +114,7 @@ impl Server {
         })
     }
 
-    /// Waits until it says a line that is `wanted`, of those that it has not been heard to say. False: not in time.
+    /// Waits until it writes a line that is `wanted`, among those not read yet. False: not in time.
     pub(super) fn wait_for(
         &mut self,
         within: Duration,
@@ -152,7 +152,7 @@ impl Server {
         }
     }
 
-    /// The last thing that it has said and that was not asked for before, without its name.
+    /// The last line that it has written and that was not read before, without the program's name.
     pub(super) fn last_words(&mut self) -> String {
         self.said.extend(self.lines.try_iter());
         let last = self.said.drain(..).rfind(|line| line != "ready");
@@ -181,7 +181,7 @@ impl Drop for Server {
     }
 }
 
-/// A directory of root's, which goes when dropped. Whoever holds its lock is alive.
+/// A directory of root's, which is removed when dropped. While it is in use, it is locked.
 #[derive(Debug)]
 struct Dir {
     path: PathBuf,
@@ -195,7 +195,7 @@ impl Dir {
         loop {
             DirBuilder::new().mode(0o700).create(&path)?;
             let lock = File::open(&path)?;
-            // Before it was locked, another trial may have taken it for a dead one's.
+            // Before it was locked, another trial may have taken it for a leftover and removed it.
             if lock.try_lock().is_ok()
                 && path
                     .metadata()
@@ -220,7 +220,7 @@ fn remove_stale(run: &Path) -> io::Result<()> {
         if entry.file_name().to_string_lossy().starts_with(NAME_PREFIX)
             && File::open(entry.path()).is_ok_and(|dir| dir.try_lock().is_ok())
         {
-            // One that another trial removes at the same time is gone too.
+            // It is no error if another trial removes one at the same time.
             let _ = fs::remove_dir_all(entry.path());
         }
     }

@@ -24,7 +24,7 @@ use crate::daemon::trial_plan::Interrupted;
 /// How many networks are tried until one is free.
 const MAX_PICKS: u16 = 16;
 
-/// What came of trying to connect.
+/// The result of a connection attempt.
 #[derive(Debug)]
 pub(super) enum Reach {
     /// The connection stands.
@@ -33,7 +33,7 @@ pub(super) enum Reach {
     Refused,
     /// Nothing came back.
     NoAnswer,
-    /// It could not be tried.
+    /// The attempt failed for another reason.
     Failed(String),
 }
 
@@ -44,7 +44,7 @@ type Errand = Box<dyn FnOnce() + Send>;
 pub(super) struct Stranger {
     errands: Option<Sender<Errand>>,
     thread: Option<JoinHandle<()>>,
-    /// Gone before the thread is.
+    /// Dropped before the thread ends.
     cable: Option<Cable>,
     /// The families that there are, one pair of ends each.
     pub(super) ends: Vec<CableAddresses>,
@@ -115,13 +115,13 @@ impl Stranger {
         Ok(sent.map_err(|errno| cannot("send a knock", errno)))
     }
 
-    /// Has the thread do something; the answer comes through the channel. None: the thread is gone.
+    /// Has the thread do something; the answer comes through the channel. None: the thread has ended.
     fn send_on<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<Receiver<T>> {
         let (answer, answered) = channel();
-        // Nobody waits any more where this was interrupted.
+        // After an interruption, the receiver is closed.
         let errand = Box::new(move || drop(answer.send(work())));
         self.errands.as_ref()?.send(errand).ok()?;
         Some(answered)
@@ -139,7 +139,7 @@ impl Drop for Stranger {
     }
 }
 
-/// The thread's whole life: into a namespace of its own, then errands until nobody sends any.
+/// The thread's main function: enters a namespace of its own, then runs what it is sent until the channel is closed.
 fn live(here: &Sender<Result<File, Errno>>, errands: &Receiver<Errand>) {
     let namespace = unshare(CloneFlags::CLONE_NEWNET).and_then(|()| {
         File::open("/proc/thread-self/ns/net")
@@ -189,7 +189,7 @@ fn reach(connected: std::io::Result<TcpStream>) -> Reach {
     }
 }
 
-/// Waits for an answer, unless somebody wants this to end.
+/// Waits for an answer, unless a signal ends the trial.
 fn wait<T>(answer: Option<Receiver<T>>, signals: &Signals) -> Result<Option<T>, Interrupted> {
     let Some(answer) = answer else { return Ok(None) };
     loop {

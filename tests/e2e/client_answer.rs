@@ -82,7 +82,7 @@ fn an_open_knock_port_is_told_of() {
         let user = User::new(&site, family);
         let output = user.knock(&site.net.client, &["-p", "2222", HOST], "");
         let text = said(&output);
-        assert!(text.contains(" ms (accepted: something listens on the knock port)"), "{text}");
+        assert!(text.contains(" ms (accepted: something listens on port 666)"), "{text}");
     }
 }
 

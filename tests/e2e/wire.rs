@@ -276,7 +276,7 @@ pub(crate) fn make_knock(
     fields: SynFields,
 ) -> Vec<u8> {
     let addresses = AddressPair::new(source, destination).expect("two addresses of one family");
-    let packet = KnockPacket { addresses, source_port: 40_000, knock_port, fields, flow_high: 0 };
+    let packet = KnockPacket::classic(addresses, 40_000, knock_port, fields, 0);
     in_frame(route, source.is_ipv4(), &packet.to_bytes())
 }
 

@@ -10,52 +10,33 @@
     reason = "clippy does not see that a harness for tests is a test: what cannot go on stops"
 )]
 
+mod follower;
 mod harness;
+mod logrotate;
 mod rsyslog;
+mod writer;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use harness::{
-    Follower, Mode, Writer, all, append, assert_same, line, logrotate, number, numbers_in,
-    read_turn, wait_until,
-};
+use follower::{Follower, expect_all, followed, read_turn};
+use harness::{all, assert_same, line, number, place, some_lines, wait_until};
 use knockknock::daemon::log_source::error::{Report, SourceError};
 use knockknock::daemon::log_source::{LogChoice, LogSource, OpenedLog};
-use tempfile::TempDir;
-
-/// How many lines are written between two happenings: a tenth of a second's.
-const SOME: u64 = 1000;
-
-fn place() -> (TempDir, PathBuf) {
-    let directory = tempfile::tempdir().unwrap();
-    let log = directory.path().join("kern.log");
-    (directory, log)
-}
-
-/// Stops the writer and expects all of its lines, in order, each once.
-#[track_caller]
-fn expect_all(writer: Writer, follower: &Follower) {
-    let count = writer.stop();
-    follower.wait_for(count - 1);
-    assert_same(&follower.seen(), &all(count));
-}
+use writer::{Mode, Writer, append};
 
 #[test]
 fn no_line_is_lost_when_the_log_is_renamed_and_created_anew() {
-    let (_directory, log) = place();
-    append(&log, "");
-    let follower = Follower::start(&log);
-    let writer = Writer::start(&log, Mode::Append);
+    let (_directory, log, follower, writer) = followed(Mode::Append);
     for rotation in 0..8 {
-        writer.wait_for_more(SOME);
+        writer.wait_for_more(some_lines());
         fs::rename(&log, log.with_extension(format!("log.{rotation}"))).unwrap();
         // The writer goes on in the old file, before there is a new one and after.
-        writer.wait_for_more(SOME / 2);
+        writer.wait_for_more(some_lines() / 2);
         append(&log, "");
-        writer.wait_for_more(SOME / 2);
+        writer.wait_for_more(some_lines() / 2);
         writer.reopen();
         follower.catch_up(&writer);
     }
@@ -64,105 +45,11 @@ fn no_line_is_lost_when_the_log_is_renamed_and_created_anew() {
 }
 
 #[test]
-fn no_line_is_lost_when_logrotate_renames_the_log() {
-    let (_directory, log) = place();
-    append(&log, "");
-    let follower = Follower::start(&log);
-    let writer = Writer::start(&log, Mode::Append);
-    for _ in 0..8 {
-        writer.wait_for_more(SOME);
-        if logrotate(&log, "create").is_none() {
-            return;
-        }
-        writer.wait_for_more(SOME);
-        writer.reopen();
-        follower.catch_up(&writer);
-    }
-    expect_all(writer, &follower);
-}
-
-#[test]
-fn no_line_is_lost_when_logrotate_compresses_the_old_log_at_once() {
-    let (directory, log) = place();
-    append(&log, "");
-    let follower = Follower::start(&log);
-    let writer = Writer::start(&log, Mode::Append);
-    for _ in 0..4 {
-        writer.wait_for_more(SOME);
-        // The writer is told before the old file is compressed, as `postrotate` does it.
-        if logrotate(&log, "create").is_none() {
-            return;
-        }
-        writer.reopen();
-        let old = directory.path().join("kern.log.1");
-        fs::write(directory.path().join("kern.log.1.gz"), fs::read(&old).unwrap()).unwrap();
-        fs::remove_file(&old).unwrap();
-        follower.catch_up(&writer);
-    }
-    expect_all(writer, &follower);
-}
-
-#[test]
-fn no_line_is_lost_when_logrotate_leaves_no_new_log() {
-    let (_directory, log) = place();
-    append(&log, "");
-    let follower = Follower::start(&log);
-    let writer = Writer::start(&log, Mode::Append);
-    for _ in 0..4 {
-        writer.wait_for_more(SOME);
-        if logrotate(&log, "nocreate").is_none() {
-            return;
-        }
-        follower.wait_for_report(&Report::Missing(log.clone()));
-        writer.wait_for_more(SOME);
-        writer.reopen();
-        follower.catch_up(&writer);
-    }
-    expect_all(writer, &follower);
-}
-
-#[test]
-fn a_line_that_copytruncate_leaves_anywhere_is_read_once() {
-    let (directory, log) = place();
-    append(&log, "");
-    let follower = Follower::start(&log);
-    let writer = Writer::start(&log, Mode::Append);
-    let rotations = 8;
-    for _ in 0..rotations {
-        writer.wait_for_more(SOME);
-        if logrotate(&log, "copytruncate").is_none() {
-            return;
-        }
-        follower.catch_up(&writer);
-    }
-    let count = writer.stop();
-    follower.wait_for(count - 1);
-
-    let mut kept: Vec<u64> = (1..=rotations)
-        .rev()
-        .flat_map(|copy| numbers_in(&directory.path().join(format!("kern.log.{copy}"))))
-        .collect();
-    kept.extend(numbers_in(&log));
-    // What was written between copying and cutting is in neither, as logrotate's manual says. It may have been read.
-    let seen = follower.seen();
-    assert!(
-        seen.is_sorted_by(|one, next| one < next),
-        "a line was read twice, or before an earlier one"
-    );
-    let of_those_kept: Vec<u64> =
-        seen.into_iter().filter(|number| kept.binary_search(number).is_ok()).collect();
-    assert_same(&of_those_kept, &kept);
-}
-
-#[test]
 fn no_line_is_lost_when_the_log_is_copied_and_cut_between_two_lines() {
     for mode in [Mode::Append, Mode::Positioned] {
-        let (_directory, log) = place();
-        append(&log, "");
-        let follower = Follower::start(&log);
-        let writer = Writer::start(&log, mode);
+        let (_directory, log, follower, writer) = followed(mode);
         for copy in 0..8 {
-            writer.wait_for_more(SOME);
+            writer.wait_for_more(some_lines());
             // The follower has no say in when: what it had not read is in the copy alone.
             writer.between_lines(|| {
                 fs::copy(&log, log.with_extension(format!("log.{copy}"))).unwrap();
@@ -176,15 +63,12 @@ fn no_line_is_lost_when_the_log_is_copied_and_cut_between_two_lines() {
 
 #[test]
 fn no_line_is_lost_when_the_log_is_deleted_and_created_anew() {
-    let (_directory, log) = place();
-    append(&log, "");
-    let follower = Follower::start(&log);
-    let writer = Writer::start(&log, Mode::Append);
+    let (_directory, log, follower, writer) = followed(Mode::Append);
     for _ in 0..8 {
-        writer.wait_for_more(SOME);
+        writer.wait_for_more(some_lines());
         fs::remove_file(&log).unwrap();
         // The writer goes on in the file that has no name any more.
-        writer.wait_for_more(SOME);
+        writer.wait_for_more(some_lines());
         writer.reopen();
         follower.catch_up(&writer);
     }
@@ -201,14 +85,14 @@ fn no_line_is_lost_when_the_path_is_a_link_that_moves() {
     let follower = Follower::start(&log);
     let writer = Writer::start(&log, Mode::Append);
     for next in 1..8 {
-        writer.wait_for_more(SOME);
+        writer.wait_for_more(some_lines());
         let link = directory.path().join("link");
         // Relative and absolute ones by turns.
         let target =
             if next % 2 == 0 { PathBuf::from(format!("days/{next}.log")) } else { day(next) };
         symlink(target, &link).unwrap();
         fs::rename(&link, &log).unwrap();
-        writer.wait_for_more(SOME);
+        writer.wait_for_more(some_lines());
         writer.reopen();
         follower.catch_up(&writer);
     }
@@ -228,10 +112,10 @@ fn no_line_is_lost_when_a_link_on_the_way_moves() {
     let follower = Follower::start(&log);
     let writer = Writer::start(&log, Mode::Append);
     for day in 1..6 {
-        writer.wait_for_more(SOME);
+        writer.wait_for_more(some_lines());
         fs::remove_file(&today).unwrap();
         symlink(format!("{day}"), &today).unwrap();
-        writer.wait_for_more(SOME);
+        writer.wait_for_more(some_lines());
         writer.reopen();
         follower.catch_up(&writer);
     }
@@ -247,7 +131,7 @@ fn a_log_that_does_not_exist_yet_is_waited_for() {
     fs::create_dir(directory.path().join("var")).unwrap();
     fs::create_dir(directory.path().join("var/log")).unwrap();
     let writer = Writer::start(&log, Mode::Append);
-    writer.wait_for_more(SOME);
+    writer.wait_for_more(some_lines());
     expect_all(writer, &follower);
     assert_eq!(follower.reports(), [Report::Missing(log.clone()), Report::NewFile(log)]);
 }
@@ -262,15 +146,15 @@ fn no_line_is_lost_when_the_directory_is_replaced() {
     let follower = Follower::start(&log);
     let writer = Writer::start(&log, Mode::Append);
     for time in 0..8 {
-        writer.wait_for_more(SOME);
+        writer.wait_for_more(some_lines());
         if time % 2 == 0 {
             fs::rename(&var, away.with_extension(format!("{time}"))).unwrap();
         } else {
             fs::remove_dir_all(&var).unwrap();
         }
-        writer.wait_for_more(SOME / 2);
+        writer.wait_for_more(some_lines() / 2);
         fs::create_dir_all(var.join("log")).unwrap();
-        writer.wait_for_more(SOME / 2);
+        writer.wait_for_more(some_lines() / 2);
         writer.reopen();
         follower.catch_up(&writer);
     }
@@ -286,11 +170,11 @@ fn no_line_is_lost_when_the_old_log_is_moved_to_another_directory() {
     let follower = Follower::start(&log);
     let writer = Writer::start(&log, Mode::Append);
     for time in 0..6 {
-        writer.wait_for_more(SOME);
+        writer.wait_for_more(some_lines());
         fs::rename(&log, archive.join(format!("{time}"))).unwrap();
         append(&log, "");
         // In no directory that is watched: only the open file tells of these.
-        writer.wait_for_more(SOME);
+        writer.wait_for_more(some_lines());
         follower.wait_for(writer.written() - 1);
         writer.reopen();
         follower.catch_up(&writer);
@@ -310,7 +194,7 @@ fn a_flood_of_other_writes_beside_the_log_keeps_no_new_log_from_being_followed()
             let names = [0, 1].map(|file| directory.path().join(format!("other-{flood}-{file}")));
             let stop = &stop;
             scope.spawn(move || {
-                let files = names.map(|name| harness::open(&name, Mode::Positioned));
+                let files = names.map(|name| writer::open(&name, Mode::Positioned));
                 // Two by turns: the kernel tells of the same thing twice in a row only once.
                 while !stop.load(Ordering::Relaxed) {
                     for file in &files {
@@ -337,7 +221,7 @@ fn nothing_is_repeated_when_the_writer_stops_and_starts() {
     let mut expected = Vec::new();
     for _ in 0..4 {
         let writer = Writer::start(&log, Mode::Append);
-        writer.wait_for_more(SOME);
+        writer.wait_for_more(some_lines());
         let count = writer.stop();
         expected.extend(all(count));
         wait_until("all lines are read", || follower.seen().len() == expected.len());
@@ -347,45 +231,15 @@ fn nothing_is_repeated_when_the_writer_stops_and_starts() {
 }
 
 #[test]
-fn no_line_of_a_real_rsyslog_is_lost_when_it_is_rotated_and_restarted() {
-    let (_directory, log) = place();
-    let follower = Follower::start(&log);
-    let Some(mut rsyslog) = rsyslog::Rsyslog::start(&log) else { return };
-    let hup = format!(
-        "create\n delaycompress\n compress\n postrotate\n kill -HUP $(cat {})\n endscript",
-        rsyslog.pid_file().display()
-    );
-    let mut sent = 0;
-    for round in 0..6 {
-        rsyslog.send(sent..sent + SOME);
-        sent += SOME;
-        if logrotate(&log, &hup).is_none() {
-            return;
-        }
-        rsyslog.send(sent..sent + SOME);
-        sent += SOME;
-        follower.wait_for(sent - 1);
-        if round % 2 == 1 {
-            // What is in its socket when it stops is lost to it, so all has been read by now.
-            rsyslog.restart();
-        }
-    }
-    assert_same(&follower.seen(), &all(sent));
-}
-
-#[test]
 fn nothing_is_repeated_when_the_old_log_comes_back() {
-    let (_directory, log) = place();
-    append(&log, "");
-    let follower = Follower::start(&log);
-    let writer = Writer::start(&log, Mode::Append);
-    writer.wait_for_more(SOME);
+    let (_directory, log, follower, writer) = followed(Mode::Append);
+    writer.wait_for_more(some_lines());
     fs::rename(&log, log.with_extension("away")).unwrap();
     follower.wait_for_report(&Report::Missing(log.clone()));
-    writer.wait_for_more(SOME);
+    writer.wait_for_more(some_lines());
     fs::rename(log.with_extension("away"), &log).unwrap();
     follower.wait_for_report(&Report::Back(log));
-    writer.wait_for_more(SOME);
+    writer.wait_for_more(some_lines());
     expect_all(writer, &follower);
 }
 

@@ -36,11 +36,11 @@ fn check((name, holds): Boundary, input: &[u8]) -> bool {
     })
 }
 
-/// Each input as it is, then mutations: a fifth of them, or all where `KNOCKKNOCK_ALL_MUTATIONS` is set, as scripts/test.sh
+/// Each input as it is, then mutations: a tenth of them, or all where `KNOCKKNOCK_ALL_CASES` is set, as scripts/test.sh
 /// sets it. Some have to be taken and some refused: else nothing was checked.
 fn short_run(name: &str, mutations: usize) {
-    let all = std::env::var_os("KNOCKKNOCK_ALL_MUTATIONS").is_some();
-    let mutations = if all { mutations } else { mutations / 5 };
+    let all = std::env::var_os("KNOCKKNOCK_ALL_CASES").is_some();
+    let mutations = if all { mutations } else { mutations / 10 };
     let boundary = *ALL.iter().find(|boundary| boundary.0 == name).unwrap();
     let mut inputs = seeds::of(name);
     inputs.extend(corpus(name));
@@ -70,6 +70,11 @@ fn a_servers_config_is_within_bounds_or_refused() {
 #[test]
 fn a_profile_is_whole_or_refused() {
     short_run("profile", 5_000);
+}
+
+#[test]
+fn a_profile_is_imported_of_its_one_line_or_not_at_all() {
+    short_run("import", 50_000);
 }
 
 #[test]
@@ -103,6 +108,16 @@ fn the_kernels_answer_counts_for_what_it_says_and_no_more() {
 }
 
 #[test]
+fn no_number_opens_twice_whatever_the_clocks_say() {
+    short_run("steps", 20_000);
+}
+
+#[test]
+fn a_packet_is_found_by_its_tag_and_proved_by_its_mac() {
+    short_run("tags", 5_000);
+}
+
+#[test]
 fn every_boundary_has_its_fuzz_target_and_no_target_is_without_properties() {
     let names = |dir: &str| -> BTreeSet<String> {
         let entries = fs::read_dir(fuzz_dir().join(dir)).unwrap();
@@ -113,17 +128,4 @@ fn every_boundary_has_its_fuzz_target_and_no_target_is_without_properties() {
     let boundaries = ALL.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(names("fuzz_targets"), boundaries);
     assert_eq!(names("corpus"), boundaries);
-}
-
-/// Not a test: what libFuzzer starts from (`scripts/fuzz.sh`).
-#[test]
-#[ignore = "writes the seeds to fuzz/seeds"]
-fn write_seeds() {
-    for (name, _) in ALL {
-        let dir = fuzz_dir().join("seeds").join(name);
-        fs::create_dir_all(&dir).unwrap();
-        for (number, seed) in seeds::of(name).iter().enumerate() {
-            fs::write(dir.join(format!("{number:03}")), seed).unwrap();
-        }
-    }
 }

@@ -93,12 +93,55 @@ const SEQUENCES: [&[u8]; 5] = [
     &[0, 130, 0, 134, 0, 135, 0, 135, 0, 254, 0, 255, 0],
 ];
 
+/// Lines that `knock-genprofile --print` once printed, with keys of zeros and ones, and one of a later version.
+const LINES: [&str; 4] = [
+    "knockknock-profile-1,layout=stealth,port=22,secret=BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc,\
+     check=7bdbe7ba671187ea",
+    "knockknock-profile-1,layout=classic,knock_port=666,port=22,cipher=AQEBAQEBAQEBAQEBAQEBAQ,mac=_____________________w,\
+     check=93f244a7a4340b03",
+    "Welcome!\r\nknockknock-profile-1,layout=stealth,port=22,secret=BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc,\
+     check=7bdbe7ba671187ea\r\nmade the profile laptop\r\n",
+    "knockknock-profile-2,layout=next,key=AAAA",
+];
+
+/// The fields of others: `boundary::import` adds the checksum.
+const FIELDS: [&str; 7] = [
+    "layout=stealth,secret=BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc",
+    "layout=stealth,bind_source=true,port=65535,secret=-_-_AwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc",
+    "layout=stealth,knock_port=1,bind_source=true,port=1,secret=BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc",
+    "layout=classic,knock_port=1622,cipher=AQEBAQEBAQEBAQEBAQEBAQ,mac=AgICAgICAgICAgICAgICAg",
+    "layout=classic,knock_port=65535,port=443,cipher=AQEBAQEBAQEBAQEBAQEBAQ,mac=AgICAgICAgICAgICAgICAg",
+    "layout=classic,knock_port=666,cipher=ZXhhbXBsZSwgZG8gbm90IA,mac=dXNlIHRoZXNlIGtleXMhIQ",
+    "layout=stealth,secret=ZXhhbXBsZSwgZG8gbm90IHVzZSB0aGlzIHNlY3JldCE",
+];
+
+/// Numbers about the clock's, with all of them at hand and with few; knocks that arrive, and clocks that are set.
+const STEPS: [&[u8]; 3] = [
+    b"\x02\x80\x00\x03\x01\x00\x04\xaf\x00\x00\x32\x1e\x02\x80\x00\x03\x02\x03\x00\x03\x01\x0a\x03\x01\x03\x01\xc0\x03\x00\x03\x00\x00\x03",
+    b"\x00\x00\x07\x03\x01\x00\x00\x64\xff\x80\x01\x05\x00\x00\x07\x03\x03\x03\x00\x00\x00\x00\x03\x01\x02\xff\xff\xff\xff\xff\xff\xff\xff\x03",
+    b"\x01\x00\x02\x01\x00\x00\x04\x4a\x00\x00\x00\x3c\x01\x00\x05\x03\x03\x03\x03",
+];
+
+/// Changes to the map; a knock with all that says which it is; the options of a kernel's SYN.
+const TAGS: [&[u8]; 2] = [
+    b"\x06\x00\x00\x00\x04\x02\x00\x00\x08\x01\x04\x00\x1b\x00\x00\x00\x0a\xab\x3d\x80\x01\x00\x03\x00\x03\x00\x05\x01\x01\xff020405B40402080A89ABCDEF0000000001030307",
+    b"\x0a\x00\x03\x02\x03\x02\x03\x02\x03\x02\x03\x02\x03\x02\x03\x02\x03\x02\x03\x01\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x01\x00\x02\x0e\x0e\xff0101080AFFFFFFFF00000000",
+];
+
 /// The published profile, in the order in which `boundary::profile` takes the files.
 const EXAMPLE: [&str; 4] = [
     include_str!("../../profiles/example/config"),
     include_str!("../../profiles/example/counter"),
     include_str!("../../profiles/example/cipher.key"),
     include_str!("../../profiles/example/mac.key"),
+];
+
+const EXAMPLE_STEALTH: [&str; 5] = [
+    include_str!("../../profiles/example-stealth/config"),
+    include_str!("../../profiles/example-stealth/counter"),
+    "",
+    "",
+    include_str!("../../profiles/example-stealth/secret.key"),
 ];
 
 /// The seeds of a boundary.
@@ -110,10 +153,13 @@ pub(crate) fn of(boundary: &str) -> Vec<Vec<u8>> {
         "profile" => profiles(),
         "classic" => knocks(),
         "message" => messages(),
+        "steps" => STEPS.map(Into::into).to_vec(),
+        "tags" => TAGS.map(Into::into).to_vec(),
         "sequence" => SEQUENCES.map(Into::into).to_vec(),
         "socks" => socks(),
         "auth" => auth(),
         "answers" => answers(),
+        "import" => LINES.iter().chain(&FIELDS).map(|text| text.as_bytes().to_vec()).collect(),
         other => panic!("no seeds for {other:?}"),
     }
 }
@@ -146,6 +192,7 @@ fn profiles() -> Vec<Vec<u8>> {
         }
     }
     profiles.push(of_files(EXAMPLE));
+    profiles.push(EXAMPLE_STEALTH.map(str::as_bytes).join(&END_OF_FILE));
     profiles
 }
 

@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 
-use super::target::{Target, parse_host_port, parse_request, parse_target};
+use super::target::{Target, parse_host_port, parse_new_host, parse_request, parse_target};
 use crate::client::knock::route::Family;
 use crate::layout::Request;
 
@@ -28,22 +28,20 @@ Examples:
   knock -p 22 host.example && ssh host.example
   knock -p 22 host.example -- ssh host.example uptime
   ssh -o ProxyCommand='knock -W %h:%p' host.example
-  knock -n -p tcp/443 host.example      what would be sent
+  ssh root@host.example knock-genprofile --print laptop | knock --import host.example
 
-A HOST is a profile in ~/.knockknock, made on the server by knock-genprofile;
-user@HOST, HOST:PORT and [ADDRESS]:PORT are understood. -W connects without a
-knock where there is no profile.
-knock waits until its SYN is answered and 100 ms more, for the server to open;
-without an answer, 200 ms in all. Whether the server accepted it, nothing tells.
--W tries for up to 10 seconds, with 2 counters at most; before that it waits for
-other programs that knock with the same profile.
-Exit status: 0 done, 1 could not, 2 wrong usage; with a COMMAND: the command's,
-127 if it cannot be started."
+A HOST is a profile in ~/.knockknock, made on the server by knock-genprofile; user@HOST, HOST:PORT
+and [ADDRESS]:PORT are understood. -W connects without a knock where there is no profile.
+knock waits until its SYN is answered and 100 ms more, for the server to open; without an answer,
+200 ms in all. Whether the server accepted it, nothing tells. -W tries for up to 10 seconds, with 2
+counters at most (stealth: 4); before that it waits for other programs that knock with the same
+profile.
+Exit status: 0 done, 1 could not, 2 wrong usage; with a COMMAND: its own, 127 if it cannot start."
 )]
 pub struct KnockCli {
     /// Names of profiles
     #[arg(value_name = "HOST", value_parser = parse_target,
-          required_unless_present_any = ["connect", "list", "completions"])]
+          required_unless_present_any = ["connect", "import", "list", "completions"])]
     pub(crate) hosts: Vec<Target>,
     /// The port to ask for: 22, tcp/22, udp/51820 [default: the profile's]
     #[arg(short, long, value_parser = parse_request)]
@@ -70,6 +68,14 @@ pub struct KnockCli {
     /// List the profiles: knock port, counter, layout, address
     #[arg(long, conflicts_with_all = ["hosts", "connect", "dry_run", "command"])]
     pub(crate) list: bool,
+    /// Make the profile of HOST of the line that knock-genprofile prints
+    #[arg(long, value_name = "HOST", value_parser = parse_new_host,
+          conflicts_with_all = ["hosts", "port", "connect", "v4", "v6", "source", "wait", "dry_run",
+                                "list", "command"])]
+    pub(crate) import: Option<String>,
+    /// Where HOST has one, put the new one in its place; the old one is kept
+    #[arg(long, requires = "import", conflicts_with_all = ["hosts", "connect", "list"])]
+    pub(crate) replace: bool,
     /// Where the profiles are [default: ~/.knockknock]
     #[arg(long, value_name = "DIR")]
     pub(crate) profiles: Option<PathBuf>,
@@ -208,6 +214,11 @@ mod tests {
             &["-n", "h", "--", "true"],
             &["-q", "-v", "h"],
             &["-W", "h:22", "--", "true"],
+            &["--import", "h", "h"],
+            &["--import", "h", "--list"],
+            &["--import", "h", "-p", "22"],
+            &["--import"],
+            &["--replace", "h"],
         ] {
             assert!(parse(arguments).is_err(), "{arguments:?}");
         }

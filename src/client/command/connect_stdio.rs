@@ -124,9 +124,10 @@ fn connect_with(
     };
     let runtime = runtime()?;
     let connected = runtime.block_on(async {
-        // Until the connection stands: every other attempt is closed by then, so the next one's grant is safe from us.
+        // Held until the connection stands: every other attempt is closed by then, so none of ours can use up the next
+        // client's grant.
         let _lock = ProfileLock::take(&knocker.dir, MAX_WAIT).await?;
-        knock_and_connect(routes, request.0, |next| ready(send(next))).await
+        knock_and_connect(routes, request.0, knocker.repeats(), |next| ready(send(next))).await
     })?;
     if cli.verbose {
         say::tell(format_args!(

@@ -1,4 +1,4 @@
-//! What is decided before a counter is touched, so that nothing is left to fail but the knock.
+//! What is decided before a counter is used, so that after that only the knock itself can fail.
 
 use std::path::PathBuf;
 
@@ -20,17 +20,21 @@ pub(super) struct KnockPlan {
 }
 
 impl KnockPlan {
-    /// Says that a knock has left. Nothing answers a knock, so nothing is claimed about the port.
+    /// Reports that a knock was sent. No answer confirms a knock, so the message claims nothing about the port.
     pub(super) fn say_sent(&self, sent: &Sent) {
         say::tell(format_args!(
             "knock: {:?}: sent one SYN to {} port {}, asking for port {} for {} (counter {})",
             self.knocker.profile.name,
             sent.route.target.ip(),
-            sent.packet.knock_port,
+            sent.packet.destination_port,
             self.request.0,
             sent.route.source,
             sent.counter,
         ));
+        if let Some(why) = sent.source_port.as_ref().and_then(|port| port.guessed()) {
+            let (why, fix) = why.in_words();
+            say::tell(format_args!("knock: warning: {why}\nknock: fix: {fix}"));
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::CommandFactory;
@@ -10,21 +11,24 @@ use nix::errno::Errno;
 
 use super::cli::KnockCli;
 use super::connect_stdio;
+use super::import;
 use super::plan::{KnockPlan, plan, profiles};
 use crate::client::knock::answer_socket::{self, AnswerSockets, AwaitedAnswer};
 use crate::client::knock::capabilities;
-use crate::client::knock::dry_run::{self, DryRun};
+use crate::client::knock::dry_run::{DryRun, NextKnocks};
 use crate::client::knock::error::KnockError;
 use crate::client::knock::list;
 use crate::client::knock::raw_socket::RawSockets;
 use crate::client::knock::route::{Route, first_of_each_family};
+use crate::client::knock::source_port::SourcePort;
 use crate::client::say::{self, reason};
 use crate::layout::Request;
+use crate::profile::Profile;
 
 /// A command could not be started: as shells and env(1) have it.
 const NOT_STARTED: u8 = 127;
 
-/// The command line is no good: as clap has it.
+/// Wrong command line: clap's exit status.
 const WRONG_USAGE: u8 = 2;
 
 /// Runs `knock`. 0: all was done; 1: something was not; 2: the command line lacks something.
@@ -37,14 +41,17 @@ pub fn run(cli: &KnockCli) -> ExitCode {
         let _ = wrong.print();
         return ExitCode::from(WRONG_USAGE);
     }
-    // What needs the capability first, and then it is gone for good: before a file is read, and before the resolver is
-    // asked, whose answers come from the network. That it is missing is told when there is a knock.
+    // The raw sockets first, which need the capability; then it is dropped for good, before a file is read or the
+    // resolver is asked, whose answers come from the network. A missing capability is reported only when there is a
+    // knock to send.
     let raw = open_raw(cli);
     // A command may be one that gets privileges of its own, like sudo; it should be able to.
     let dropped = capabilities::drop_all(cli.command.is_empty()).map_err(KnockError::from);
     let done = dropped.and_then(|()| {
         if cli.list {
             list::list(&profiles(cli)?).map(|text| say::print(&text)).map(|()| 0)
+        } else if let Some(host) = &cli.import {
+            Ok(import::import(&profiles(cli)?, host, cli.replace, cli.quiet))
         } else if let Some((host, port)) = &cli.connect {
             Ok(connect_stdio::connect(cli, host, *port, raw.map(|(raw, _)| raw)))
         } else if cli.dry_run {
@@ -54,6 +61,14 @@ pub fn run(cli: &KnockCli) -> ExitCode {
         }
     });
     done.unwrap_or_else(|error| report(&error)).into()
+}
+
+/// What is still going on about the knocks that have left.
+#[derive(Default)]
+struct UnderWay<'a> {
+    awaited: Vec<(&'a KnockPlan, Route, AwaitedAnswer)>,
+    /// Kept until all is done.
+    source_ports: Vec<Arc<SourcePort>>,
 }
 
 fn open_raw(cli: &KnockCli) -> Result<(RawSockets, AnswerSockets), Errno> {
@@ -69,13 +84,13 @@ fn knock_all(
     let plans = plans(cli, &mut code);
     if !plans.is_empty() {
         let (raw, mut answers) = raw.map_err(KnockError::raw_socket)?;
-        let mut awaited = Vec::new();
+        let mut under_way = UnderWay::default();
         for plan in &plans {
-            code = code.max(knock_each_family(cli, plan, &raw, &mut answers, &mut awaited));
+            code = code.max(knock_each_family(cli, plan, &raw, &mut answers, &mut under_way));
         }
         match cli.wait_after() {
             Some(time) => std::thread::sleep(time),
-            None => say_answers(cli, awaited),
+            None => say_answers(cli, under_way.awaited),
         }
     }
     match cli.command.split_first() {
@@ -90,7 +105,7 @@ fn knock_each_family<'a>(
     plan: &'a KnockPlan,
     raw: &RawSockets,
     answers: &mut AnswerSockets,
-    awaited: &mut Vec<(&'a KnockPlan, Route, AwaitedAnswer)>,
+    under_way: &mut UnderWay<'a>,
 ) -> u8 {
     let (mut left, mut code) = (false, 0);
     for route in first_of_each_family(&plan.routes) {
@@ -106,10 +121,12 @@ fn knock_each_family<'a>(
                 if !cli.quiet {
                     plan.say_sent(&sent);
                 }
-                awaited
+                under_way
+                    .awaited
                     .extend(socket.map(|socket| {
                         (plan, route, AwaitedAnswer::new(socket, sent.packet, when))
                     }));
+                under_way.source_ports.extend(sent.source_port);
             }
             Err(error) => code = code.max(report(&error)),
         }
@@ -131,7 +148,7 @@ fn say_answers(cli: &KnockCli, awaited: Vec<(&KnockPlan, Route, AwaitedAnswer)>)
     }
 }
 
-/// Does not return where the command can be started: then its exit code is ours.
+/// Returns only if the command cannot be started; otherwise its exit code is ours.
 fn become_command(program: &OsString, arguments: &[OsString]) -> u8 {
     let why = Command::new(program).args(arguments).exec();
     say::tell(format_args!("knock: {program:?}: cannot be started ({})", reason(&why)));
@@ -141,14 +158,12 @@ fn become_command(program: &OsString, arguments: &[OsString]) -> u8 {
 fn dry_run(cli: &KnockCli) -> Result<u8, KnockError> {
     let mut code = 0;
     for plan in &plans(cli, &mut code) {
-        let mut next = plan.knocker.next_counter()?;
+        let mut next = NextKnocks::of(&plan.knocker)?;
         for route in first_of_each_family(&plan.routes) {
-            let (counter, packet) =
-                dry_run::next_packet(&plan.knocker, &route, plan.request, next)?;
-            next = counter.saturating_add(1);
-            let host = &plan.knocker.profile.name;
-            let shown = DryRun { host, request: plan.request, counter, packet };
-            say::print(&shown.to_string());
+            let (counter, packet) = next.along(&route, plan.request)?;
+            let Profile { name: host, config, .. } = &plan.knocker.profile;
+            let (request, layout) = (plan.request, config.layout);
+            say::print(&DryRun { host, layout, request, counter, packet }.to_string());
         }
     }
     Ok(code)

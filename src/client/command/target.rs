@@ -50,6 +50,20 @@ pub(super) fn parse_target(text: &str) -> Result<Target, String> {
     Ok(Target { host: parse_host(host)?, port: port.map(parse_port).transpose()? })
 }
 
+/// The host that a profile is made for: a name that each of these reads as that host, and that is no hidden file's.
+pub(super) fn parse_new_host(text: &str) -> Result<String, String> {
+    let Target { host, port } = parse_target(text)?;
+    let is_plain = |c: char| c.is_alphanumeric() || "-_.+:%".contains(c);
+    if port.is_some() {
+        Err("a profile is for a HOST, without a port".into())
+    } else if host.chars().all(is_plain) && !host.starts_with(['-', '.']) {
+        Ok(host)
+    } else {
+        Err("a profile's name has letters, digits and - _ . + : % alone, and begins with no - or ."
+            .into())
+    }
+}
+
 fn without_user(text: &str) -> &str {
     text.rsplit_once('@').map_or(text, |(_user, host)| host)
 }
@@ -96,6 +110,25 @@ mod tests {
         for text in ["host:", "host:0", "host:ssh", "host:65536", "[::1]22", "[::1", "[]:22"] {
             let taken = parse_target(text);
             assert!(taken.is_err(), "{text}: {taken:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_profile_has_a_name_that_is_read_as_that_host_again() {
+        for (text, host) in [
+            ("server.example", "server.example"),
+            ("me@server.example", "server.example"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("fe80::1%eth0", "fe80::1%eth0"),
+            ("b\u{fc}cher.example", "b\u{fc}cher.example"),
+        ] {
+            assert_eq!(parse_new_host(text).as_deref(), Ok(host));
+            assert_eq!(parse_target(host), Ok(Target { host: host.into(), port: None }));
+        }
+        let wrong =
+            ["", ".", "..", ".new", "-x", "a/b", "/etc", "a b", "a\n", "a\u{1b}[2J", "$(x)"];
+        for text in wrong.into_iter().chain(["host:22", "[::1]:22", "me@", "a'", "a\\b", "~"]) {
+            assert!(parse_new_host(text).is_err(), "{text:?}");
         }
     }
 

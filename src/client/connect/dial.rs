@@ -16,9 +16,9 @@ pub(super) async fn dial(route: &Route, port: u16) -> io::Result<TcpStream> {
 
 /// A connection that the server does not have yet: the last ACK of its handshake is held back.
 ///
-/// The server's door shuts behind as many connections as there were knocks, and somebody else's knock may be among
-/// them. Of several attempts of ours only one may count, and the others are over before that: dropped, this one resets
-/// what the server has of it.
+/// A grant ends after as many connections as there were knocks, and one of these may be another client's. Of our
+/// attempts only one may count, so the others end first: when this is dropped, it resets the half-open connection at
+/// the server.
 #[derive(Debug)]
 pub(super) struct Unconfirmed(TcpStream);
 

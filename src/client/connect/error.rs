@@ -22,7 +22,7 @@ pub(crate) enum ConnectError {
     /// The host has no profile, and cannot be connected to without a knock either.
     #[error(transparent)]
     Plain(#[from] PlainError),
-    /// A thread of ours died.
+    /// A thread of this process panicked.
     #[error("an error in this program itself ({0})")]
     Broken(#[from] JoinError),
 }

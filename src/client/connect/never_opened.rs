@@ -1,4 +1,4 @@
-//! What is said where knocks were sent and no connection stood.
+//! The error when knocks were sent but no connection was established.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //! `Host *`. Needs no privilege.
 //!
 //! The addresses are tried in the resolver's order, each begun when the one before has failed or is slow (RFC 8305), so
-//! that one that leads nowhere costs a moment and not minutes.
+//! that an address without an answer costs a fraction of a second, not minutes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use crate::client::say::reason;
 
 /// No connection after this long: give up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// An address that has not answered by now gets company from the next.
+/// If an address has not answered after this time, the next one is tried too.
 const NEXT_ADDRESS_PAUSE: Duration = Duration::from_millis(250);
 
 /// What may be said with these errors.

@@ -9,9 +9,9 @@
 //! intervals double) and one round trip.
 //!
 //! A grant ends behind the first connection that stands. Over a long path several attempts are admitted before that, so
-//! each holds the last ACK of its handshake back until all others are reset ([`Unconfirmed`]): one connection counts. An
-//! attempt without an answer is never given up before that: its SYN may be the one that was admitted, with the answer
-//! lost; kernel and server then re-send theirs, which pass.
+//! each holds the last ACK of its handshake back until all others are reset ([`Unconfirmed`]): one connection counts.
+//! An attempt without an answer is kept until then: its SYN may be the one that was admitted, with the answer lost.
+//! Then the kernels at both ends send again, which is admitted.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -38,7 +38,7 @@ const MAX_PAUSE: Duration = Duration::from_millis(200);
 /// Sockets open at once. More than the pauses allow within the limit, but a limit.
 const MAX_ATTEMPTS: usize = 96;
 
-/// How long what is waited for.
+/// How long to wait, and for what.
 #[derive(Debug)]
 struct Timing {
     /// From one packet to the next, or three round trips where those take longer.
@@ -75,20 +75,21 @@ struct Attempt {
     result: io::Result<Unconfirmed>,
 }
 
-/// Has `send` send knocks and connects to `port` until a connection stands or there is no more hope.
+/// Has `send` send knocks and connects to `port` until a connection stands or none can be expected any more.
 ///
-/// `routes`: the routes to the host, best first. `send` makes a knock or sends one again, and gives what it takes to send
-/// it again.
+/// `routes`: the routes to the host, best first. `repeats`: a knock may be sent again as it is. `send` makes a knock or
+/// sends one again, and gives what it takes to send it again.
 pub(crate) async fn knock_and_connect<S, F>(
     routes: &[Route],
     port: u16,
+    repeats: bool,
     send: impl FnMut(Next<S>) -> F,
 ) -> Result<Connected, ConnectError>
 where
-    S: Copy,
+    S: Clone,
     F: Future<Output = Result<S, ConnectError>>,
 {
-    Race::new(routes, port, TIMING).run(send).await
+    Race::new(SendOrder::new(routes, repeats), port, TIMING).run(send).await
 }
 
 /// The state of the attempts at one connection.
@@ -110,11 +111,11 @@ struct Race<S> {
     refusals: Refusals,
 }
 
-impl<S: Copy> Race<S> {
-    fn new(routes: &[Route], port: u16, timing: Timing) -> Self {
+impl<S: Clone> Race<S> {
+    fn new(order: SendOrder<S>, port: u16, timing: Timing) -> Self {
         let now = Instant::now();
         Self {
-            order: SendOrder::new(routes),
+            order,
             port,
             timing,
             started: now,
@@ -141,8 +142,10 @@ impl<S: Copy> Race<S> {
             if let Some(next) = self.next_to_send(now) {
                 match send(next).await {
                     Ok(left) => self.sent(left),
-                    // A firewall of our own may shut one family off; the other may lead there.
-                    Err(ConnectError::Knock(why @ KnockError::NotSent { .. })) => {
+                    // A local firewall may block one family; the other may work.
+                    Err(ConnectError::Knock(
+                        why @ (KnockError::NotSent { .. } | KnockError::KernelSyn(_)),
+                    )) => {
                         self.not_sent(why)?;
                     }
                     Err(why) => return Err(why),
@@ -176,8 +179,8 @@ impl<S: Copy> Race<S> {
         self.route = self.order.sent(sent);
         self.last_packet = now;
         self.next_packet = now + self.timing.send_again;
-        // The first attempt is on the heels of the knock, before any server can have opened: it tells how the port answers
-        // while it is closed.
+        // The first attempt follows the knock before any server can have opened: it shows how the port answers while it
+        // is closed.
         self.pause = FIRST_PAUSE / 2;
         self.next_attempt = now;
     }
@@ -269,7 +272,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut knocks = Vec::new();
-        let connected = knock_and_connect(&[route("127.0.0.1:1")], port, |next| {
+        let connected = knock_and_connect(&[route("127.0.0.1:1")], port, true, |next| {
             if let Next::New(route) = next {
                 knocks.push(route);
             }
@@ -288,7 +291,7 @@ mod tests {
         // Closed until the knock, open some milliseconds after it: as a server does.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut opener = None;
-        let connected = knock_and_connect(&[route("127.0.0.1:1")], port, |_| {
+        let connected = knock_and_connect(&[route("127.0.0.1:1")], port, true, |_| {
             opener = Some(std::thread::spawn(move || {
                 std::thread::sleep(Duration::from_millis(20));
                 let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
@@ -308,16 +311,17 @@ mod tests {
     async fn a_port_that_stays_closed_costs_two_counters_in_three_packets() {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (mut counter, mut sent) = (5, Vec::new());
-        let race = Race::new(&[route("127.0.0.1:1")], port, SHORT).run(|next| {
-            sent.push(match next {
-                Next::New(_) => {
-                    counter += 1;
-                    counter - 1
-                }
-                Next::Again(before) => before,
+        let race =
+            Race::new(SendOrder::new(&[route("127.0.0.1:1")], true), port, SHORT).run(|next| {
+                sent.push(match next {
+                    Next::New(_) => {
+                        counter += 1;
+                        counter - 1
+                    }
+                    Next::Again(before) => before,
+                });
+                ready(Ok(sent[sent.len() - 1]))
             });
-            ready(Ok(sent[sent.len() - 1]))
-        });
         let failure = race.await.unwrap_err();
         assert_eq!(sent, [5, 5, 6]);
         let (text, hint) = (failure.to_string(), failure.hint().unwrap());
@@ -330,7 +334,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let race = Race::<()>::new(&[route("127.0.0.1:1")], port, TIMING);
+        let race = Race::<()>::new(SendOrder::new(&[route("127.0.0.1:1")], true), port, TIMING);
         let failure = race.run(|_| ready(Err(KnockError::NoHome.into()))).await.unwrap_err();
         assert!(matches!(failure, ConnectError::Knock(KnockError::NoHome)));
         assert!(listener.accept().is_err());
@@ -347,7 +351,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let start = Instant::now();
         let connected =
-            knock_and_connect(&[route("[::1]:1"), route("127.0.0.1:1")], port, |next| {
+            knock_and_connect(&[route("[::1]:1"), route("127.0.0.1:1")], port, true, |next| {
                 ready(match next {
                     Next::New(route) if route.target.is_ipv6() => Err(not_sent()),
                     _ => Ok(()),
@@ -364,7 +368,7 @@ mod tests {
     async fn where_no_knock_can_leave_each_route_is_tried_once() {
         for routes in [&[route("127.0.0.1:1")][..], &[route("[::1]:1"), route("127.0.0.1:1")]] {
             let mut tried = 0;
-            let race = Race::<()>::new(routes, 9, TIMING).run(|_| {
+            let race = Race::<()>::new(SendOrder::new(routes, true), 9, TIMING).run(|_| {
                 tried += 1;
                 ready(Err(not_sent()))
             });

@@ -1,4 +1,5 @@
-//! What failed attempts at a connection tell: how long an answer takes, and whether the port opened though nothing listens.
+//! What failed attempts at a connection show: how long an answer takes, and whether the port opened although nothing
+//! listens there.
 
 use std::io;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use nix::errno::Errno;
 /// An answer that takes longer is one to a SYN that the kernel has sent again (after a second): the first had none.
 const AT_ONCE: Duration = Duration::from_millis(900);
 
-/// What the attempts of one race were told.
+/// The answers to the attempts of one race.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     /// The last answer.
@@ -21,7 +22,7 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
-    /// The attempt `nth`, from 0, was told `why` when it `took` so long.
+    /// Records that attempt `nth`, from 0, failed with `why` after `took`.
     pub(super) fn record(&mut self, nth: u32, took: Duration, why: &io::Error) {
         if self.last.is_none() || took < self.round_trip {
             self.round_trip = took;

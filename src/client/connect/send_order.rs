@@ -1,9 +1,12 @@
-//! In which order the packets of one connection leave: which is a knock of its own, which is one sent again.
+//! The order in which the packets of one connection are sent: which is a new knock, which is one sent again.
 //!
-//! A packet that was lost can be sent again: a server takes each counter once, so a second copy costs nothing. A knock
-//! of its own costs a counter, and a server looks only so far ahead. So each knock is sent twice before, with one
-//! family alone, a second counter is spent. Two families have a counter each: the server may have taken the first one
-//! for an address that the connection does not come from.
+//! In the classic layout a packet that was lost can be sent again: a server takes each counter once, so a second copy
+//! costs nothing. A knock of its own costs a counter, and a server looks only so far ahead. So each knock is sent twice
+//! before, with one family alone, a second counter is spent. Two families have a counter each: the server may have taken
+//! the first one for an address that the connection does not come from.
+//!
+//! In the stealth layout there are counters enough, and no kernel sends one SYN twice byte for byte: each is a knock of
+//! its own.
 
 use std::collections::VecDeque;
 
@@ -29,27 +32,28 @@ enum SendStep {
     Again(usize),
 }
 
-/// What has left, and what is still to leave.
+/// The packets that were sent, and those that are still to be sent.
 #[derive(Debug)]
 pub(super) struct SendOrder<S> {
     routes: Vec<Route>,
+    repeats: bool,
     steps: VecDeque<SendStep>,
     sent: Vec<(Route, S)>,
     packets: u32,
-    /// Knocks that left, and those that did not: a counter each.
+    /// Knocks that left, and those that could not at the last moment: a counter each.
     counters: u32,
     unsent: usize,
 }
 
-impl<S: Copy> SendOrder<S> {
-    /// `routes`: the routes to the host, best first.
-    pub(super) fn new(routes: &[Route]) -> Self {
+impl<S: Clone> SendOrder<S> {
+    /// `routes`: the routes to the host, best first. `repeats`: a knock may be sent again as it is.
+    pub(super) fn new(routes: &[Route], repeats: bool) -> Self {
         let routes = alternate_families(routes);
-        let steps = steps(&routes);
-        Self { routes, steps, sent: Vec::new(), packets: 0, counters: 0, unsent: 0 }
+        let steps = steps(&routes, repeats);
+        Self { routes, repeats, steps, sent: Vec::new(), packets: 0, counters: 0, unsent: 0 }
     }
 
-    /// Nothing more is to leave.
+    /// Whether all packets were sent.
     pub(super) fn is_done(&self) -> bool {
         self.steps.is_empty()
     }
@@ -57,11 +61,11 @@ impl<S: Copy> SendOrder<S> {
     pub(super) fn next(&self) -> Option<Next<S>> {
         match self.steps.front()? {
             SendStep::New(route) => Some(Next::New(*route)),
-            SendStep::Again(nth) => self.sent.get(*nth).map(|(_, sent)| Next::Again(*sent)),
+            SendStep::Again(nth) => self.sent.get(*nth).map(|(_, sent)| Next::Again(sent.clone())),
         }
     }
 
-    /// What was next has left. Gives the route that it went.
+    /// The next packet was sent. Returns its route.
     pub(super) fn sent(&mut self, sent: S) -> Option<Route> {
         let route = match self.steps.pop_front()? {
             SendStep::New(route) => {
@@ -75,16 +79,17 @@ impl<S: Copy> SendOrder<S> {
         Some(route)
     }
 
-    /// What was next could not leave: goes on without that route. Fails where nothing has left and no route remains.
+    /// The next packet could not be sent: continues without that route. Fails if no packet was sent and no route
+    /// remains.
     pub(super) fn not_sent(&mut self, why: KnockError) -> Result<(), KnockError> {
         let Some(SendStep::New(lost)) = self.steps.pop_front() else { return Ok(()) };
         self.unsent += 1;
-        self.counters += 1;
+        self.counters += u32::from(why.has_spent());
         self.routes.retain(|route| *route != lost);
         if self.sent.is_empty() && (self.routes.is_empty() || self.unsent == MAX_UNSENT) {
             return Err(why);
         }
-        self.steps = steps(&self.routes);
+        self.steps = steps(&self.routes, self.repeats);
         for _ in 0..self.packets {
             self.steps.pop_front();
         }
@@ -102,15 +107,18 @@ impl<S: Copy> SendOrder<S> {
     }
 }
 
-fn steps(routes: &[Route]) -> VecDeque<SendStep> {
+fn steps(routes: &[Route], repeats: bool) -> VecDeque<SendStep> {
     use SendStep::{Again, New};
+    let again = |nth, route| if repeats { Again(nth) } else { New(route) };
     let steps = match *routes {
         [] => vec![],
-        [first] => vec![New(first), Again(0), New(first)],
+        [first] => vec![New(first), again(0, first), New(first)],
         [first, second, ..] if first.target.is_ipv4() == second.target.is_ipv4() => {
-            vec![New(first), Again(0), New(second)]
+            vec![New(first), again(0, first), New(second)]
         }
-        [first, second, ..] => vec![New(first), New(second), Again(0), Again(1)],
+        [first, second, ..] => {
+            vec![New(first), New(second), again(0, first), again(1, second)]
+        }
     };
     steps.into()
 }
@@ -133,6 +141,8 @@ fn alternate_families(routes: &[Route]) -> Vec<Route> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::knock::kernel_syn::KernelSynError;
+    use crate::client::knock::source_port::SourcePortError;
     use nix::errno::Errno;
     use std::net::SocketAddr;
 
@@ -146,8 +156,12 @@ mod tests {
     }
 
     /// Counter and address of all that would leave; what goes along one of `shut` does not.
-    fn all(routes: &[Route], shut: &[Route]) -> (Vec<(u32, String)>, SendOrder<u32>) {
-        let mut order = SendOrder::new(routes);
+    fn all(
+        routes: &[Route],
+        shut: &[Route],
+        repeats: bool,
+    ) -> (Vec<(u32, String)>, SendOrder<u32>) {
+        let mut order = SendOrder::new(routes, repeats);
         let (mut counter, mut left) = (0, Vec::new());
         while let Some(next) = order.next() {
             let sent = match next {
@@ -173,7 +187,7 @@ mod tests {
 
     fn left(routes: &[&str], shut: &[&str]) -> Vec<(u32, String)> {
         let routes_of = |texts: &[&str]| texts.iter().map(|text| route(text)).collect::<Vec<_>>();
-        all(&routes_of(routes), &routes_of(shut)).0
+        all(&routes_of(routes), &routes_of(shut), true).0
     }
 
     fn expect(left: &[(u32, String)], expected: &[(u32, &str)]) {
@@ -206,9 +220,33 @@ mod tests {
     fn where_no_knock_can_leave_a_few_routes_are_tried_once_each() {
         let routes = ["1.1.1.1:1", "1.1.1.2:1", "1.1.1.3:1", "1.1.1.4:1"].map(route);
         for (count, tried) in [(1, 1), (2, 2), (4, 3)] {
-            let (left, order) = all(&routes[..count], &routes);
+            let (left, order) = all(&routes[..count], &routes, true);
             assert_eq!((left.len(), order.counters()), (0, tried));
         }
+    }
+
+    #[test]
+    fn where_no_packet_leaves_twice_each_is_a_knock_of_its_own() {
+        let counters = |routes: &[Route]| {
+            let (left, order) = all(routes, &[], false);
+            assert_eq!(order.counters(), order.packets());
+            left.into_iter().map(|(_, address)| address).collect::<Vec<_>>()
+        };
+        let [six, four, other] = ["[::1]:1", "1.1.1.1:1", "1.1.1.2:1"].map(route);
+        assert_eq!(counters(&[six]), ["::1"; 3]);
+        assert_eq!(counters(&[four, other]), ["1.1.1.1", "1.1.1.1", "1.1.1.2"]);
+        assert_eq!(counters(&[six, four]), ["::1", "1.1.1.1", "::1", "1.1.1.1"]);
+    }
+
+    #[test]
+    fn a_knock_that_was_never_made_costs_no_counter() {
+        let routes = ["[::1]:1", "1.1.1.1:1"].map(route);
+        let mut order = SendOrder::<u32>::new(&routes, false);
+        let why = SourcePortError::from(Errno::EADDRNOTAVAIL);
+        order.not_sent(KernelSynError::SourcePort(routes[0].target, why).into()).unwrap();
+        assert_eq!((order.counters(), order.next()), (0, Some(Next::New(routes[1]))));
+        assert!(order.not_sent(not_sent()).is_err());
+        assert_eq!(order.counters(), 1);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Standard input and output as the two ends of a connection, for ssh's `ProxyCommand`.
 //!
-//! Two threads that block, one a direction: each wakes only for bytes, and neither can hold the other up. Not tokio's,
-//! which cannot wait for a file, and would have to make descriptors non-blocking that others have open too.
+//! Two threads with blocking calls, one for each direction: neither waits for the other. Not tokio, for two reasons:
+//! standard input and output can be regular files, which epoll refuses; and tokio needs descriptors in non-blocking mode,
+//! while `O_NONBLOCK` belongs to the open file, not to the descriptor. Other processes, such as the shell, have the same
+//! file open, and their reads and writes would fail with `EAGAIN`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -40,8 +42,8 @@ pub(crate) enum RelayError {
 /// Copies both ways until both are done. The end of `input` half-closes the connection, and where the other side
 /// half-closes it, `output` is closed.
 ///
-/// A connection that is reset, or an `output` that nobody reads, ends it all at once. A reader that has gone is no
-/// error: that is how ssh ends. Nor is a server that closes before it has taken all: it has said that it is done.
+/// A connection that is reset, or an `output` that nobody reads, ends it all at once. A closed `output` is no error:
+/// ssh ends like this. Nor is a server that closes before it has read everything.
 pub(crate) fn relay(stream: &TcpStream, input: File, output: File) -> Result<(), RelayError> {
     let towards = stream.try_clone().map_err(RelayError::Connection)?;
     let (tell, told) = mpsc::channel();
@@ -60,10 +62,10 @@ pub(crate) fn relay(stream: &TcpStream, input: File, output: File) -> Result<(),
         Err(Broken::From(why)) => return Err(RelayError::Connection(why)),
         Ok(()) => {}
     }
-    // The server has said all it will, but may still listen: until our input ends too, or the server hangs up.
+    // The server sends nothing more, but may still read: wait until our input ends too, or the server closes.
     wait_for(stream, PollFlags::empty()).map_err(RelayError::Connection)?;
-    // A reset is told once, to whoever asks first. If that was the other way, what was read here was an end like any
-    // other; but then the other way has the error, and is about to tell it. Otherwise it is still to be had.
+    // The kernel reports a reset once, to the first call on the socket. If that was the other thread, the read here
+    // ended without an error, and the other thread sends it. Otherwise SO_ERROR still has it.
     let why = match stream.take_error().map_err(RelayError::Connection)? {
         Some(why) => Broken::To(why),
         None => match told.recv() {
@@ -110,7 +112,7 @@ fn copy(mut from: impl Read + AsFd, mut to: impl Write + AsFd) -> Result<(), Bro
     }
 }
 
-/// Who started us may have left a descriptor non-blocking, for reasons of its own: then wait.
+/// The parent process may have left a descriptor in non-blocking mode: then wait.
 fn wait_or_fail(why: io::Error, fd: &impl AsFd, flags: PollFlags) -> io::Result<()> {
     match why.kind() {
         ErrorKind::Interrupted => Ok(()),
@@ -247,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_reset_in_the_middle_of_an_upload_is_an_error_whichever_way_it_is_told() {
-        // Which thread the kernel tells is a matter of luck.
+        // Either thread may get the error.
         for _ in 0..50 {
             let Relayed { mut server, mut input, output, relay } = relayed();
             let feed = thread::spawn(move || while input.write_all(&[b'x'; 4096]).is_ok() {});

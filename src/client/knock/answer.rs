@@ -1,4 +1,4 @@
-//! Whether a packet that came back answers a knock: a refusal by the closed knock port, usually. It says that the knock
+//! Whether a packet that came back answers a knock: a refusal by the closed port, usually. It says that the knock
 //! has arrived, so that the server's log has it; whether the server accepts it, nothing says. Pure.
 
 use std::fmt;
@@ -14,8 +14,8 @@ use super::packet::{AddressPair, KnockPacket};
 pub(crate) enum Answer {
     /// An RST, as from a closed port.
     Refused,
-    /// A SYN-ACK: something listens on the knock port.
-    Accepted,
+    /// A SYN-ACK: something listens on this port.
+    Accepted(u16),
     /// An ICMP error, from the host or on the way.
     Icmp(Errno),
 }
@@ -24,7 +24,7 @@ impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused => f.write_str("refused"),
-            Self::Accepted => f.write_str("accepted: something listens on the knock port"),
+            Self::Accepted(port) => write!(f, "accepted: something listens on port {port}"),
             Self::Icmp(why) => write!(f, "ICMP: {}", why.desc()),
         }
     }
@@ -42,16 +42,16 @@ pub(super) fn answer_in(bytes: &[u8], packet: &KnockPacket) -> Option<Answer> {
     };
     let tcp = TcpPacket::new(segment)?;
     let flags = tcp.get_flags();
-    let ours = tcp.get_source() == packet.knock_port
+    let ours = tcp.get_source() == packet.destination_port
         && tcp.get_destination() == packet.source_port
         && flags & TcpFlags::ACK != 0
-        && tcp.get_acknowledgement() == packet.fields.seq.wrapping_add(1);
+        && tcp.get_acknowledgement() == packet.seq.wrapping_add(1);
     if !ours {
         None
     } else if flags & TcpFlags::RST != 0 {
         Some(Answer::Refused)
     } else if flags & TcpFlags::SYN != 0 {
-        Some(Answer::Accepted)
+        Some(Answer::Accepted(packet.destination_port))
     } else {
         None
     }
@@ -59,8 +59,8 @@ pub(super) fn answer_in(bytes: &[u8], packet: &KnockPacket) -> Option<Answer> {
 
 /// Whether the beginning of a TCP header that an ICMP error quotes is that of `packet`. It may be no more than 8 bytes.
 pub(super) fn is_quoted(bytes: &[u8], packet: &KnockPacket) -> bool {
-    let ports = [packet.source_port.to_be_bytes(), packet.knock_port.to_be_bytes()].concat();
-    bytes.starts_with(&[ports, packet.fields.seq.to_be_bytes().to_vec()].concat())
+    let ports = [packet.source_port.to_be_bytes(), packet.destination_port.to_be_bytes()].concat();
+    bytes.starts_with(&[ports, packet.seq.to_be_bytes().to_vec()].concat())
 }
 
 #[cfg(test)]
@@ -70,7 +70,7 @@ mod tests {
 
     fn knock(addresses: AddressPair) -> KnockPacket {
         let fields = SynFields { id: 1, seq: u32::MAX, ack: 0x0102_0304, window: 5 };
-        KnockPacket { addresses, source_port: 40_000, knock_port: 666, fields, flow_high: 0 }
+        KnockPacket::classic(addresses, 40_000, 666, fields, 0)
     }
 
     fn v4() -> KnockPacket {
@@ -106,7 +106,7 @@ mod tests {
     fn an_rst_is_a_refusal_and_a_syn_ack_an_open_port() {
         for (flags, answer) in [
             (0x14, Some(Answer::Refused)),
-            (0x12, Some(Answer::Accepted)),
+            (0x12, Some(Answer::Accepted(666))),
             (0x10, None),
             (0x04, None),
             (0x02, None),
@@ -159,7 +159,7 @@ mod tests {
     fn what_came_back_is_said_in_words() {
         for (answer, words) in [
             (Answer::Refused, "refused"),
-            (Answer::Accepted, "accepted: something listens on the knock port"),
+            (Answer::Accepted(22), "accepted: something listens on port 22"),
             (Answer::Icmp(Errno::EHOSTUNREACH), "ICMP: No route to host"),
         ] {
             assert_eq!(answer.to_string(), words);

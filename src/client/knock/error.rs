@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::capabilities::CapabilityError;
+use super::kernel_syn::KernelSynError;
 use super::profile_match::{ProfilesError, nearest};
 use super::route::RouteError;
 use crate::client::say::reason;
@@ -43,9 +44,9 @@ pub(crate) enum KnockError {
     /// Every counter of this profile has been used.
     #[error("{0:?}: every counter has been used")]
     Spent(String),
-    /// Its layout cannot be knocked with.
-    #[error("{0:?}: this program does not knock with the stealth layout yet")]
-    Layout(String),
+    /// What the kernel would send is not known.
+    #[error(transparent)]
+    KernelSyn(#[from] KernelSynError),
     /// Nobody said which port to ask for. With the profile's config.
     #[error("{0:?}: no port")]
     NoPort(String, PathBuf),
@@ -68,7 +69,7 @@ pub(crate) enum KnockError {
     #[error("the knock for {address} did not leave this machine ({})", .why.desc())]
     NotSent {
         /// The counter that is gone.
-        counter: u32,
+        counter: u64,
         /// Where the packet should have gone.
         address: IpAddr,
         /// What the kernel said.
@@ -87,13 +88,19 @@ impl KnockError {
         }
     }
 
+    /// The knock was made and has spent its counter, but it did not leave.
+    pub(crate) fn has_spent(&self) -> bool {
+        matches!(self, Self::NotSent { .. })
+    }
+
     /// What to do, or what has happened all the same.
     pub(crate) fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NoHome => "use --profiles DIR".to_owned(),
             Self::NoProfile { host, there_are, .. } => profile_hint(host, there_are),
             Self::Profiles(error) => error.hint(),
-            Self::Profile(_) | Self::Layout(_) => return None,
+            Self::Profile(_) => return None,
+            Self::KernelSyn(_) => "no counter was spent".to_owned(),
             Self::Counter(_) | Self::RawSocket(_) | Self::Capabilities(_) => {
                 "nothing was sent".to_owned()
             }
@@ -135,7 +142,7 @@ fn profile_hint(host: &str, there_are: &[String]) -> String {
         [] => "there are none yet".to_owned(),
         listed => format!("there are {}", listed.join(", ")),
     };
-    format!("{there_are}; knock-genprofile on the server makes one and says how to copy it here")
+    format!("{there_are}; knock-genprofile on the server makes one, and knock --import takes it")
 }
 
 /// `path` as it can be typed into a shell; where that would take quoting, what finds the program there.

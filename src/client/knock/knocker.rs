@@ -4,19 +4,26 @@
 //! Only then is a counter spent, durably, and the packet sent.
 
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 
+use super::ephemeral_ports::{ephemeral_ports, within};
 use super::error::KnockError;
+use super::kernel_syn::KernelSyn;
 use super::packet::{AddressPair, KnockPacket};
 use super::profile_match::{self, Host, KnownProfile, is_plain_name};
 use super::raw_socket::RawSockets;
 use super::route::{self, Family, FoundRoutes, Route, find_routes};
+use super::source_port::SourcePort;
 use crate::counter::Counter;
 use crate::layout::Request;
 use crate::layout::classic::{self, SealError};
+use crate::layout::keys::{Layout, LayoutKeys};
+use crate::layout::stealth::StealthKeys;
+use crate::layout::steps::step_of;
 use crate::profile::Profile;
 use crate::profile::files::ProfileFiles;
 use crate::syn::SynFields;
@@ -30,30 +37,29 @@ pub(crate) struct Knocker {
     pub(crate) readable_by_others: bool,
     /// Its directory.
     pub(crate) dir: PathBuf,
-    counter: Counter,
+    pub(super) counter: Counter,
 }
 
-/// One knock that was sent, and can be sent again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One knock that was sent.
+#[derive(Clone, Debug)]
 pub(crate) struct Sent {
     /// The counter that was spent on it.
-    pub(crate) counter: u32,
+    pub(crate) counter: u64,
     /// What left.
     pub(crate) packet: KnockPacket,
     /// The route that it went.
     pub(crate) route: Route,
+    /// Stealth: what keeps other programs from its source port.
+    pub(crate) source_port: Option<Arc<SourcePort>>,
 }
 
 impl Sent {
-    /// Sends the same packet again, byte for byte: a server that took the first one ignores it.
+    /// Sends the same packet again, byte for byte: a server that took the first one ignores it. Not in the stealth layout,
+    /// where it would be two SYNs of one connection, and not as a kernel sends the second
+    /// ([`Knocker::repeats`]).
     pub(crate) fn again(&self, raw: &RawSockets) -> Result<(), KnockError> {
-        let Self { counter, packet, route } = self;
-        let address = route.target.ip();
-        raw.send(packet, route.scope()).map_err(|why| KnockError::NotSent {
-            counter: *counter,
-            address,
-            why,
-        })
+        raw.send(&self.packet, self.route.scope())
+            .map_err(|why| not_sent(self.counter, &self.route, why))
     }
 }
 
@@ -120,25 +126,72 @@ impl Knocker {
             .map_err(|why| KnockError::NoRoute(self.address().to_owned(), why))
     }
 
-    /// The counter that the next knock will use, as it is on disk now.
-    pub(crate) fn next_counter(&self) -> Result<u32, KnockError> {
-        Ok(self.counter.read()?)
+    /// The counter on disk: the next knock uses it, or in the stealth layout the clock's number, if that is ahead.
+    pub(crate) fn next_counter(&self) -> Result<u64, KnockError> {
+        Ok(match self.profile.config.layout {
+            Layout::Classic => self.counter.read::<u32>()?.into(),
+            Layout::Stealth => self.counter.sender()?.counter,
+        })
+    }
+
+    /// Whether a knock that may be lost is sent again as it is. A classic one is: its counters are scarce. In the stealth
+    /// layout a second try is a knock of its own, as a program's second connection has a port and numbers of its own.
+    pub(crate) fn repeats(&self) -> bool {
+        self.profile.config.layout == Layout::Classic
+    }
+
+    /// The port that a knock for `request` goes to.
+    pub(super) fn knock_port(&self, request: Request) -> Result<u16, KnockError> {
+        let no_port = || KnockError::NoPort(self.profile.name.clone(), self.dir.join("config"));
+        self.profile.config.knock_port_for(request).ok_or_else(no_port)
+    }
+
+    /// The address that a knock along `route` is good from; `None`: any.
+    pub(super) fn bound_to(&self, route: &Route) -> Option<IpAddr> {
+        self.profile.config.bind_source.then_some(route.source)
     }
 
     /// Spends a counter and sends one SYN that asks for `request`.
-    ///
-    /// A counter that would give an ID of 0 is spent and passed over: the kernel would fill the ID in. One in 65,536
-    /// does, so the loop ends.
     pub(crate) fn knock(
         &self,
         raw: &RawSockets,
         route: &Route,
         request: Request,
     ) -> Result<Sent, KnockError> {
-        let keys = classic_keys(&self.profile)?;
+        match &self.profile.keys {
+            LayoutKeys::Classic(keys) => self.knock_classic(keys, raw, route, request),
+            LayoutKeys::Stealth(keys) => self.knock_stealth(keys, raw, route, request),
+        }
+    }
+
+    /// What the kernel would send is known, and the port taken, before a number is spent.
+    fn knock_stealth(
+        &self,
+        keys: &StealthKeys,
+        raw: &RawSockets,
+        route: &Route,
+        request: Request,
+    ) -> Result<Sent, KnockError> {
+        let syn = KernelSyn::for_route(route, self.knock_port(request)?)?;
+        self.counter.spend_in(step_now(), |number| {
+            let (packet, port) = syn.carrying(keys.seal(number, request, self.bound_to(route)));
+            let source_port = Some(Arc::new(port));
+            send(raw, Sent { counter: number, packet, route: *route, source_port })
+        })?
+    }
+
+    /// A counter that would give an ID of 0 is spent and passed over: the kernel would fill the ID in. One in 65,536
+    /// does, so the loop ends.
+    fn knock_classic(
+        &self,
+        keys: &classic::Keys,
+        raw: &RawSockets,
+        route: &Route,
+        request: Request,
+    ) -> Result<Sent, KnockError> {
         loop {
             let sent = self.counter.spend(|counter| match classic::seal(keys, request, counter) {
-                Ok(fields) => Some(self.send(raw, route, counter, fields)),
+                Ok(fields) => Some(self.send_classic(raw, route, counter.into(), fields)),
                 // `Counter::spend` never gives a spent one: it says so itself.
                 Err(SealError::ZeroId | SealError::Spent) => None,
             });
@@ -148,27 +201,35 @@ impl Knocker {
         }
     }
 
-    fn send(
+    fn send_classic(
         &self,
         raw: &RawSockets,
         route: &Route,
-        counter: u32,
+        counter: u64,
         fields: SynFields,
     ) -> Result<Sent, KnockError> {
-        let sent = packet(&self.profile, route, fields).and_then(|packet| {
-            raw.send(&packet, route.scope())?;
-            Ok(Sent { counter, packet, route: *route })
-        });
-        sent.map_err(|why| KnockError::NotSent { counter, address: route.target.ip(), why })
+        let packet =
+            packet(&self.profile, route, fields).map_err(|why| not_sent(counter, route, why))?;
+        send(raw, Sent { counter, packet, route: *route, source_port: None })
     }
 }
 
-/// The keys of a profile with the classic layout, the only one that this program knocks with yet.
-pub(crate) fn classic_keys(profile: &Profile) -> Result<&classic::Keys, KnockError> {
-    profile.keys.classic().ok_or_else(|| KnockError::Layout(profile.name.clone()))
+fn send(raw: &RawSockets, knock: Sent) -> Result<Sent, KnockError> {
+    raw.send(&knock.packet, knock.route.scope())
+        .map_err(|why| not_sent(knock.counter, &knock.route, why))?;
+    Ok(knock)
 }
 
-/// The packet that carries `fields` along `route`.
+fn not_sent(counter: u64, route: &Route, why: Errno) -> KnockError {
+    KnockError::NotSent { counter, address: route.target.ip(), why }
+}
+
+/// The clock, as the stealth layout reads it. Before 1970 it is 1970: then the counter alone decides.
+pub(super) fn step_now() -> u64 {
+    step_of(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+}
+
+/// The packet that carries `fields` of the classic layout along `route`.
 pub(crate) fn packet(
     profile: &Profile,
     route: &Route,
@@ -177,13 +238,9 @@ pub(crate) fn packet(
     let addresses = AddressPair::new(route.source, route.target.ip()).ok_or(Errno::EAFNOSUPPORT)?;
     let random = getrandom::u64().map_err(|_| Errno::EIO)?;
     let [flow_high, _, high, low, ..] = random.to_be_bytes();
-    Ok(KnockPacket {
-        addresses,
-        source_port: within(&ephemeral_ports(), u16::from_be_bytes([high, low])),
-        knock_port: profile.config.knock_port.unwrap_or_default(),
-        fields,
-        flow_high: flow_high & 0xf,
-    })
+    let source_port = within(&ephemeral_ports(), u16::from_be_bytes([high, low]));
+    let knock_port = profile.config.knock_port.unwrap_or_default();
+    Ok(KnockPacket::classic(addresses, source_port, knock_port, fields, flow_high))
 }
 
 /// The profiles of the person who runs this: `~/.knockknock`.
@@ -192,23 +249,6 @@ pub(crate) fn default_profiles() -> Result<PathBuf, KnockError> {
         Some(home) if !home.as_os_str().is_empty() => Ok(home.join(".knockknock")),
         _ => Err(KnockError::NoHome),
     }
-}
-
-/// The ports that this host's own connections come from, so that a knock's is one of them.
-fn ephemeral_ports() -> RangeInclusive<u16> {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
-    text.ok().and_then(|text| parse_range(&text)).unwrap_or(32_768..=60_999)
-}
-
-fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
-    let (first, last) = text.trim().split_once(char::is_whitespace)?;
-    let range = first.parse().ok()?..=last.trim().parse().ok()?;
-    (!range.is_empty() && *range.start() > 0).then_some(range)
-}
-
-/// `random` mapped into `range`, which has no 0.
-fn within(range: &RangeInclusive<u16>, random: u16) -> u16 {
-    range.start() + random % (range.end() - range.start() + 1)
 }
 
 #[cfg(test)]
@@ -286,18 +326,5 @@ mod tests {
         let failure = knocker.knock(&raw, &route, Request(22)).unwrap_err();
         assert!(matches!(failure, KnockError::NotSent { counter: 5, .. }), "{failure}");
         assert_eq!(knocker.next_counter().unwrap(), 6);
-    }
-
-    #[test]
-    fn source_ports_stay_within_the_host_s_range() {
-        let range = parse_range("32768\t60999\n").unwrap();
-        for range in [range, 1..=u16::MAX] {
-            for random in [0, 1, 28_231, 28_232, 40_000, u16::MAX] {
-                assert!(range.contains(&within(&range, random)));
-            }
-        }
-        assert_eq!(within(&(5..=5), 77), 5);
-        assert_eq!(parse_range("60999 32768"), None);
-        assert_eq!(parse_range("junk"), None);
     }
 }

@@ -31,11 +31,11 @@ impl Family {
 
 /// A route to a host: what the knock and the connection after it both use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Route {
+pub struct Route {
     /// The local address that packets to `target` come from.
-    pub(crate) source: IpAddr,
+    pub source: IpAddr,
     /// The host's address and, where that is link-local, the interface. The port means nothing here.
-    pub(crate) target: SocketAddr,
+    pub target: SocketAddr,
 }
 
 impl Route {
@@ -65,7 +65,7 @@ impl Route {
     /// The route that the kernel would send a packet to `target` by now. `source`: from this local address only.
     ///
     /// Connects a UDP socket, which sends nothing.
-    pub(crate) fn find(target: SocketAddr, source: Option<IpAddr>) -> io::Result<Self> {
+    pub fn find(target: SocketAddr, source: Option<IpAddr>) -> io::Result<Self> {
         let any = match target {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),

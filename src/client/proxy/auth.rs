@@ -66,8 +66,8 @@ impl Credentials {
         Self::parse(&text).ok_or_else(|| AuthError::NotCredentials(path.to_owned()))
     }
 
-    /// The content of such a file: one line, which may lack its newline. A carriage return or the like at its end is
-    /// somebody's editor and nobody's password, so a control character is refused.
+    /// The content of such a file: one line, which may lack its newline. A carriage return at its end comes from an
+    /// editor, not from the password, so control characters are refused.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let line = text.strip_suffix('\n').unwrap_or(text);

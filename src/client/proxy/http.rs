@@ -1,6 +1,6 @@
-//! What a client is told that takes the proxy for one that speaks HTTP: a browser with the port in the wrong field.
+//! The answer to a client that speaks HTTP: a browser with the port in the wrong field.
 //!
-//! Looks at nothing that the client says, so there is nothing to parse and nothing to send back.
+//! Ignores what the client sends, so nothing is parsed or sent back.
 
 use std::io;
 use std::net::SocketAddr;

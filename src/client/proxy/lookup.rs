@@ -1,8 +1,8 @@
-//! Which hosts are a profile's. Looked up when a connection is asked for, so a new profile needs no restart.
+//! Which hosts have a profile. Looked up for each connection, so a new profile needs no restart.
 //!
 //! A name is a profile's if it is the profile's own name or `address`, as they are written, whatever it resolves to:
-//! anybody can make a name that resolves to your server, and put it into a web page. An address is a profile's also
-//! if the profile's name resolves to it: who names the address means that host.
+//! anybody can make a name that resolves to your server, and put it into a web page. An address is also a profile's if
+//! the profile's name resolves to it: a client that names the address means that host.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,8 @@ use crate::client::knock::knocker::Knocker;
 use crate::client::knock::profile_match::{Host, KnownProfile};
 use crate::client::knock::route::{self, Family, Route, find_routes};
 
-/// How long targets wait for the resolver to tell whether they are a profile's. Then they are not, until it has told.
+/// How long a target waits for the resolver to decide whether it is a profile's. After that it counts as not, until the
+/// answer comes.
 const RESOLVER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How to reach a host.
@@ -26,7 +27,7 @@ const RESOLVER_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) enum Destination {
     /// Knock with this profile, along these routes.
     Knock(Box<Knocker>, Vec<Route>),
-    /// Nobody's: connect along these routes, at least one.
+    /// No profile: connect along these routes, at least one.
     Plain(Vec<Route>),
 }
 
@@ -38,7 +39,7 @@ pub(super) struct Lookup {
     names: NameCache,
 }
 
-/// What the files say of a host: a profile's own, or none's by its name. Then with all profiles.
+/// What the files determine for a host: its profile, or that no profile has its name. Then with all profiles.
 type NameMatch = Result<Box<Knocker>, Vec<KnownProfile>>;
 
 impl Lookup {
@@ -223,7 +224,7 @@ mod tests {
     #[tokio::test]
     async fn a_link_local_address_is_the_profile_s_on_the_profile_s_interface() {
         let (_dir, lookup) = profiles(&[("here", "address = \"fe80::1%lo\"")]);
-        // There may be no route to it, but it is not taken for nobody's, and its interface is known.
+        // There may be no route to it, but its profile is found, and its interface is known.
         let found = lookup.find(&Host::new("fe80::1".into()), 80).await;
         match found {
             Ok(Destination::Knock(_, routes)) => assert_eq!(routes[0].scope(), 1),

@@ -12,8 +12,8 @@ use tokio::time::timeout;
 
 /// Bytes moved at once, each way.
 const CHUNK: usize = 16 * 1024;
-/// Silence after which an end is asked whether it is still there, then how often and how many times: one that has gone
-/// without a word is known to have after some ten minutes, about when TCP gives up on bytes that nobody acknowledges.
+/// TCP keepalive: idle time, interval and number of probes. A peer that has vanished is detected after some ten
+/// minutes, about as long as TCP waits for the acknowledgement of sent bytes.
 const KEEPALIVE_IDLE: u32 = 60;
 const KEEPALIVE_INTERVAL: u32 = 60;
 const KEEPALIVE_PROBES: u32 = 10;
@@ -21,15 +21,15 @@ const KEEPALIVE_PROBES: u32 = 10;
 /// Moves bytes both ways until both have ended; an end is passed on as an end. A break is passed on as a break: a
 /// client must not take half a file for a whole one.
 ///
-/// One end that has ended may be gone altogether, and the other never notice, with nothing to say. So a connection of
-/// which one way has ended, and the other has been idle for `half_closed_timeout`, is broken off.
+/// A peer that has half-closed may have vanished, and the other may never notice if it has nothing to send. So a
+/// connection of which one way has ended, and the other has been idle for `half_closed_timeout`, is broken off.
 pub(super) async fn relay(
     mut client: TcpStream,
     mut server: TcpStream,
     half_closed_timeout: Duration,
 ) {
     for stream in [&client, &server] {
-        // Without it, it is only longer until they are known to be gone.
+        // Without it, a vanished peer is only detected later.
         let _ = keep_alive(stream);
     }
     if move_bytes(&mut client, &mut server, half_closed_timeout).await.is_err() {

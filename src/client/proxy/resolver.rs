@@ -1,5 +1,5 @@
-//! The system's resolver, which may hang: asked by threads of the runtime's, a part of them and no more, and what it said
-//! of the profiles' names is remembered for a while.
+//! The system's resolver, which may hang: a limited number of the runtime's threads call it. Its answers for the
+//! profiles' names are cached.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,9 +13,9 @@ use tokio::time::{Instant, timeout_at};
 
 /// Questions at once. Half of the threads that the runtime has for what blocks, so that a knock finds one free.
 const MAX_QUESTIONS: usize = 256;
-/// How long the addresses of a profile's name are believed. A target given by its own name is never looked up here.
+/// How long the addresses of a profile's name are cached. A target given by its own name is never looked up here.
 const ADDRESSES_TTL: Duration = Duration::from_secs(60);
-/// How long it is believed that there are none: a resolver that could not be reached soon can.
+/// How long it is cached that there are none: the resolver may have been unreachable for a moment.
 const NO_ADDRESSES_TTL: Duration = Duration::from_secs(5);
 
 /// Asks for the addresses of a name, which have the port.
@@ -35,7 +35,7 @@ impl Resolver {
 
     /// The addresses of `name`.
     pub(super) async fn resolve(&self, name: String, port: u16) -> io::Result<Vec<SocketAddr>> {
-        // Never closed. Held by the thread, which goes on when nobody waits for it any more.
+        // Never closed. The thread holds the permit, since it runs on when the caller has stopped waiting.
         let permit = Arc::clone(&self.room).acquire_owned().await.map_err(io::Error::other)?;
         let ask = self.ask;
         let asked = spawn_blocking(move || {
@@ -46,8 +46,8 @@ impl Resolver {
     }
 }
 
-/// What the profiles' names resolve to. An answer that comes too late for who wanted it is in time for the next, and a
-/// resolver that hangs is waited for once, not by each target anew.
+/// What the profiles' names resolve to. An answer that comes too late for one target serves the next, and targets wait
+/// for a resolver that hangs only once.
 #[derive(Debug)]
 pub(super) struct NameCache {
     resolver: Resolver,
@@ -83,8 +83,8 @@ impl NameCache {
         Self { resolver, patience, questions: Mutex::default() }
     }
 
-    /// The addresses of each of `names`; none where the resolver knows none or has not told in time. All are asked for at
-    /// once.
+    /// The addresses of each of `names`; none where the resolver has none or has not answered in time. All are asked
+    /// for at once.
     pub(super) async fn resolve(&self, names: &[&str]) -> Vec<Vec<SocketAddr>> {
         let asked: Vec<Question> = names.iter().map(|name| self.question(name)).collect();
         let mut answers = Vec::with_capacity(asked.len());
@@ -95,7 +95,7 @@ impl NameCache {
     }
 
     fn question(&self, name: &str) -> Question {
-        // Nothing is left half-done in it by a thread that dies.
+        // A thread that panics leaves the map consistent.
         let mut questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(question) = questions.get(name).filter(|question| !question.is_over()) {
             return question.clone();

@@ -67,7 +67,8 @@ pub fn run(cli: &ProxyCli) -> ExitCode {
 }
 
 fn start(cli: &ProxyCli) -> Result<(), ProxyError> {
-    // One thread so far, and not a byte accepted: what needs the capability first, and then it is gone for good.
+    // The process has one thread and has read no input: open the raw sockets, which need the capability, then drop it
+    // for good.
     let raw = RawSockets::open().map_err(KnockError::raw_socket)?;
     capabilities::drop_all(true).map_err(KnockError::from)?;
 
@@ -86,7 +87,7 @@ fn start(cli: &ProxyCli) -> Result<(), ProxyError> {
         say::tell(format_args!("knock-proxy: ready on {address}"));
         serve(listener, proxy).await
     });
-    // A thread may hang in the resolver; nobody waits for its answer any more.
+    // Do not wait for threads that hang in the resolver.
     runtime.shutdown_timeout(Duration::from_millis(100));
     Ok(served?)
 }

@@ -19,13 +19,13 @@ use super::socks::{self, SocksError, SocksRequest};
 use super::upstream::{Reached, Upstream, refusal};
 use crate::client::say;
 
-/// A client that has not said what it wants by then is gone.
+/// The time that a client has for its request.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// After SIGTERM, running connections may go on for this long.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// A wrong password costs its sender this long.
+/// The delay after a wrong password.
 const WRONG_PASSWORD_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a client can take.
@@ -117,7 +117,8 @@ impl Proxy {
         }
     }
 
-    /// What the client wants, if it speaks SOCKS. A browser that takes this for an HTTP proxy gets an explanation.
+    /// The client's request, if it speaks SOCKS. A browser that is configured to use this as an HTTP proxy gets an
+    /// explanation.
     async fn request(&self, client: TcpStream) -> Result<SocksRequest<TcpStream>, SocksError> {
         let mut first = [0];
         if client.peek(&mut first).await? == 0 {
@@ -180,8 +181,7 @@ impl Proxy {
 
 /// Waits until `client` hangs up: its connection is reset, or ends without a byte behind its request.
 ///
-/// Where bytes stand behind the request, the end is perhaps that of one way alone: of a client that has said all and
-/// waits for the answer.
+/// If bytes follow the request, the end may be a half-close: the client has sent everything and waits for the answer.
 async fn hung_up(client: &TcpStream) {
     if matches!(client.peek(&mut [0]).await, Ok(1..)) {
         let _ = client.ready(Interest::ERROR).await;
@@ -208,7 +208,7 @@ mod tests {
         address
     }
 
-    /// A server that says nothing and never lets go of a connection.
+    /// A server that sends nothing and never closes a connection.
     async fn stubborn() -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

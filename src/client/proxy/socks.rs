@@ -31,7 +31,7 @@ enum Client<S> {
     V4(S),
 }
 
-/// Why a client gets no connection, as far as SOCKS can tell it.
+/// Why a client gets no connection, as far as SOCKS has a reply for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SocksRefusal {
     /// There is no such host, or no route to it.
@@ -53,7 +53,7 @@ pub enum SocksError {
     /// What it said is no SOCKS 5.
     #[error(transparent)]
     Protocol(#[from] SocksServerError),
-    /// It left without a word.
+    /// It closed the connection before its request.
     #[error("it left without a word")]
     Silent,
     /// It speaks HTTP.
@@ -65,10 +65,10 @@ pub enum SocksError {
     /// SOCKS 4 knows no passwords.
     #[error("SOCKS 4, where a password is asked for")]
     Version4,
-    /// It has not said a password.
+    /// It has not sent a password.
     #[error("no password")]
     NoPassword,
-    /// It has said another one.
+    /// It has sent a wrong one.
     #[error("wrong name or password")]
     WrongPassword,
     /// It wants something else than a connection.
@@ -77,7 +77,7 @@ pub enum SocksError {
     /// The same by SOCKS 4.
     #[error("SOCKS 4 command {0}, where only CONNECT is served")]
     Command4(u8),
-    /// No connection leads there, so nobody need be asked where it is.
+    /// No connection can be made there, so the name is not looked up.
     #[error("no name, or port 0")]
     Nowhere,
     /// The name is no text.
@@ -88,8 +88,8 @@ pub enum SocksError {
     Endless,
 }
 
-/// Reads what the client wants, and not a byte more. A client that wants what the proxy does not do is told so and is
-/// an error here. `version` is its first byte, still to be read; `wrong` is waited for after a wrong password.
+/// Reads what the client wants, and not a byte more. A request that the proxy does not support gets a reply and is an
+/// error here. `version` is its first byte, still to be read; `wrong` is waited for after a wrong password.
 pub async fn request<S: AsyncRead + AsyncWrite + Unpin>(
     version: u8,
     client: S,

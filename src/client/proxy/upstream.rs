@@ -30,11 +30,11 @@ use crate::layout::Request;
 pub(super) struct Upstream {
     lookup: Lookup,
     raw: Arc<RawSockets>,
-    /// For each profile, by its directory: the last one that had its lock, if nobody let it in.
+    /// For each profile, by its directory: the last holder of its lock, if its knocks opened nothing.
     failed: Mutex<HashMap<PathBuf, Failed>>,
 }
 
-/// Somebody whom nobody let in.
+/// A client whose knocks opened nothing.
 #[derive(Debug)]
 struct Failed {
     when: Instant,
@@ -75,13 +75,13 @@ impl Upstream {
     ) -> Result<Reached, ConnectError> {
         let came = Instant::now();
         let _lock = ProfileLock::take(&knocker.dir, MAX_WAIT).await?;
-        // Who has waited while the door stayed shut would find it so, and spend as many counters on it: a browser's
-        // connections to a server that is down would soon be more than the server's window.
+        // A client that waited while another's knocks opened nothing would most likely fail too, and use up as many
+        // counters: a browser's connections to a server that is down would soon exceed the server's window.
         if let Some(why) = self.failed_since(&knocker.dir, port, came) {
             return Err(why.into());
         }
         let send = |next| send(Arc::clone(&knocker), Arc::clone(&self.raw), next, Request(port));
-        let connected = knock_and_connect(routes, port, send).await;
+        let connected = knock_and_connect(routes, port, knocker.repeats(), send).await;
         self.remember(&knocker.dir, port, connected.as_ref().err());
         let connected = connected?;
         let profile = knocker.profile.name.clone();
@@ -106,7 +106,7 @@ impl Upstream {
     }
 }
 
-/// Sends a knock, or one that has left before. By another thread: its counter is synced to a disk, which may be slow.
+/// Sends a knock, or sends one again. On another thread: the counter is synced to a disk, which may be slow.
 async fn send(
     knocker: Arc<Knocker>,
     raw: Arc<RawSockets>,
@@ -120,7 +120,7 @@ async fn send(
     Ok(sent.await??)
 }
 
-/// The nearest thing that SOCKS can say.
+/// The nearest reply that SOCKS has.
 pub(super) fn refusal(why: &ConnectError) -> SocksRefusal {
     match why {
         ConnectError::NeverOpened(never) => match never.answer {

@@ -1,4 +1,4 @@
-//! Whether somebody sets this host's clock. Changes nothing.
+//! Whether this host's clock is synchronised. Changes nothing.
 
 #![allow(unsafe_code, reason = "adjtimex: std and nix have no safe form of it")]
 

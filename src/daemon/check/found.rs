@@ -1,4 +1,4 @@
-//! What `--check` has found: said as it goes, and counted.
+//! The findings of `--check`: printed at once, and counted.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -8,13 +8,13 @@ use std::io::{self, Write};
 pub(super) struct Found(usize);
 
 impl Found {
-    /// Says that something would keep knocks from working, or strangers from being kept out.
+    /// Reports what would prevent knocks from working, or let strangers in.
     pub(super) fn problem(&mut self, about: &str, what: impl Display) {
         self.0 += 1;
         self.say(about, format_args!("PROBLEM: {what}"));
     }
 
-    /// Counts problems that were said elsewhere.
+    /// Counts problems that were reported elsewhere.
     pub(super) fn count(&mut self, problems: usize) {
         self.0 += problems;
     }
@@ -23,11 +23,11 @@ impl Found {
         self.0
     }
 
-    /// Says what is so. What follows in another line, such as a hint, stands below the first one.
+    /// Reports a finding. Further lines, such as a hint, are indented below the first.
     #[expect(clippy::unused_self, reason = "what is said and what is counted go together")]
     pub(super) fn say(&self, about: &str, what: impl Display) {
         let what = what.to_string().replace('\n', "\n          ");
-        // Whoever does not read the findings still gets the exit status.
+        // If standard output is closed, the exit status still counts.
         let _ = writeln!(io::stdout(), "{about:<9} {what}");
     }
 }

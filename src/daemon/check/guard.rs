@@ -1,5 +1,5 @@
-//! The guard: what `minimal-firewall.sh` remembers, and whether it is loaded. Who else closes a port is not asked here: only
-//! packets tell.
+//! The guard: what `minimal-firewall.sh` remembers, and whether it is loaded. Whether another firewall closes a port is
+//! not checked here: only packets can show it.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use super::found::Found;
 use crate::daemon::confirmed_guard::{ConfirmedGuard, GUARD_TABLES, recall};
 use crate::privileged::firewall::tables::tables;
 
-/// Says what is closed by our guard. What is remembered is given back where it is in force, as far as can be seen.
+/// Reports what our guard closes. Returns the confirmed choice if it seems to be in force.
 pub(super) fn check(config_dir: &Path, found: &mut Found) -> Option<ConfirmedGuard> {
     let remembered = match recall(config_dir) {
         Ok(remembered) => remembered,

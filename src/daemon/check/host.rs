@@ -1,4 +1,4 @@
-//! What the kernel is set to, where that bears on a knock.
+//! Settings of the kernel that affect knocks.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use super::found::Found;
 
 /// Conntrack's settings.
 const NETFILTER: &str = "/proc/sys/net/netfilter";
-/// Fewer connections than this are soon reached by a flood, and then no grant can be made.
+/// With a lower maximum, a small flood fills the connection table, and then no grant can be made.
 const MIN_CONNECTIONS: u64 = 16_384;
 
-/// Says what conntrack is set to, as far as it can get in the way of a grant. `max_open` is how many there may be.
+/// Reports settings of conntrack that can prevent a grant. `max_open` is how many there may be.
 pub(super) fn conntrack(max_open: usize, found: &mut Found) {
     let setting = |name: &str| number(&Path::new(NETFILTER).join(name));
     if setting("nf_conntrack_tcp_be_liberal") == Some(1) {
@@ -65,7 +65,7 @@ fn number(path: &Path) -> Option<u64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Says whether somebody sets the clock. The times in the log depend on it, and what a stealth knock can fall back on.
+/// Reports whether the clock is synchronised. The times in the log depend on it, and what a stealth knock can fall back on.
 pub(super) fn clock(has_stealth: bool, found: &mut Found) {
     match is_synchronised() {
         Some(true) => found.say("clock", "synchronised"),

@@ -6,9 +6,9 @@ use crate::grant::{Protocol, Service, listed};
 use crate::layout::keys::Layout;
 use crate::profile::files::ProfileFiles;
 
-/// As many services are tried at the most.
+/// At most this many services are tried.
 const MAX_TRIED: usize = 16;
-/// What is tried where nobody says what there is: what people close first.
+/// The port that is tried if no list names one: the one most often closed.
 const SSH: u16 = 22;
 
 /// What a profile can have.
@@ -23,7 +23,7 @@ pub(super) struct Offer {
 }
 
 impl Offer {
-    /// Of each profile that is sound.
+    /// The offers of all valid profiles.
     pub(super) fn of_all(files: &[ProfileFiles], allow: Option<&[Service]>) -> Vec<Self> {
         files.iter().filter_map(|files| Self::of(files, allow)).collect()
     }
@@ -83,7 +83,7 @@ pub(super) fn to_try(offers: &[Offer], guard: Option<&ConfirmedGuard>) -> (Vec<T
     let tcp = offered.chain(guarded(guard));
     let tcp = tcp.filter(|service| service.protocol == Protocol::Tcp);
     let mut ports: Vec<u16> = tcp.map(|service| service.first_port).collect();
-    // Where anything may be asked for, what is asked for if nobody says what.
+    // Where every TCP port may be asked for: the profile's default.
     ports.extend(offers.iter().filter_map(|offer| offer.default_port));
     if ports.is_empty() {
         ports.push(SSH);

@@ -8,8 +8,8 @@
 //! <<n>>1 <time> <host> kernel - - - <text>            RFC 5424; without the `<n>1 ` too
 //! ```
 //!
-//! The word that says who speaks is believed only where the logger puts it: what a program said stands behind the name of
-//! that program. A facility, where there is one, must be the kernel's.
+//! The name of the sender counts only where the logger writes it: a program's message follows that program's name. A
+//! facility, where there is one, must be the kernel's.
 
 use super::not_a_syn::NotASyn;
 use super::rest::Rest;
@@ -44,8 +44,8 @@ pub(super) fn syslog_message(line: &[u8]) -> Result<&[u8], NotASyn> {
 
 /// `<priority>,<sequence>,<microseconds>,<flags>[,…];<text>[\n<dictionary>]` -> the text.
 ///
-/// A process that writes to `/dev/kmsg` never gets facility 0: the kernel raises it to 1. Parts of a line that was
-/// printed in pieces (flag `c`) are nobody's packet.
+/// A process that writes to `/dev/kmsg` never gets facility 0: the kernel raises it to 1. Fragments of a line (flag
+/// `c`) are not packet lines.
 pub(super) fn kmsg_message(record: &[u8]) -> Result<&[u8], NotASyn> {
     let mut rest = Rest(record);
     let priority = rest.decimal().filter(|_| rest.skip(b",")).ok_or(NotASyn::Framing)?;
@@ -91,10 +91,10 @@ const LEVELS: [&[u8]; 12] = [
 ];
 
 impl Rest<'_> {
-    /// `<host> ` and who speaks, which must be the kernel. An RFC 5424 header is told by its time, which is an ISO one.
+    /// `<host> ` and the sender, which must be the kernel. An RFC 5424 header is recognized by its ISO time.
     fn tag_after_host(&mut self, is_rfc5424: bool, has_iso_time: bool) -> Result<(), NotASyn> {
         let host = self.word().filter(|host| !host.is_empty()).ok_or(NotASyn::Framing)?;
-        // Where no host is written, this is the word for who speaks: what follows is what that program said.
+        // Without a host name, this word is the sender, and its message follows.
         if host.ends_with(b":") || host.starts_with(b"[") {
             let is_kernel = !has_iso_time && host == b"[kernel]";
             return if is_kernel { Ok(()) } else { Err(NotASyn::NotKernel) };

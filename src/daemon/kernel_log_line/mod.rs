@@ -1,4 +1,4 @@
-//! One line of the kernel's log -> the SYN that it tells of, or why it tells of none.
+//! One line of the kernel's log -> the SYN that it describes, or why it describes none.
 //!
 //! Owns the grammar of these lines: `packet` has that of the text which Linux prints for a logged packet, `header` that of
 //! what is put before it on the way, by a log program or by `/dev/kmsg`. `rest` has the words of both.
@@ -24,8 +24,8 @@ pub enum Framing {
     /// A record of `/dev/kmsg`: `7,900,923993648,-;`, of facility 0 (only the kernel can write one).
     /// The record ends at its first newline; what follows there is a dictionary.
     Kmsg,
-    /// A `MESSAGE=` field in the journal's export format. It does not say who wrote it: whoever feeds these must have
-    /// seen `_TRANSPORT=kernel` in the same entry.
+    /// A `MESSAGE=` field in the journal's export format. The field does not name its writer: the caller must have
+    /// checked for `_TRANSPORT=kernel` in the same entry.
     Journal,
 }
 

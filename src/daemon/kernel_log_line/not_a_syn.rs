@@ -1,8 +1,8 @@
-//! Why a line of the log tells of no knock.
+//! Why a log line cannot be a knock.
 
 use thiserror::Error;
 
-/// Why a line tells of no SYN that a knock could be in. Each kind is one reason.
+/// Why a line does not describe a SYN that could be a knock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NotASyn {
     /// The line does not begin as lines of its source do.

@@ -6,7 +6,7 @@ use super::not_a_syn::NotASyn;
 use super::rest::Rest;
 use crate::syn::{LoggedSyn, SynFields};
 
-/// The SYN that the text behind a log prefix tells of.
+/// The SYN that the text after a log prefix describes.
 pub(crate) fn syn(text: &[u8]) -> Result<LoggedSyn<'_>, NotASyn> {
     Rest(text).syn()
 }
@@ -17,7 +17,7 @@ pub(crate) fn new_connection(text: &[u8]) -> Result<NewConnection, NotASyn> {
     Ok(NewConnection { source, destination, port: destination_port })
 }
 
-/// Whose connection came in, and where to.
+/// The two ends of a connection that came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NewConnection {
     /// The client.
@@ -148,7 +148,7 @@ impl<'l> Rest<'l> {
         self.number::<u8>(b"TC=").ok_or(NotASyn::Malformed("TC="))?;
         self.number::<u8>(b"HOPLIMIT=").ok_or(NotASyn::Malformed("HOPLIMIT="))?;
         let label: u32 = self.number(b"FLOWLBL=").filter(|label| *label < 1 << 20).ok_or(LABEL)?;
-        // An extension header that says nothing of itself: hop-by-hop, destination options, routing.
+        // An extension header that the kernel prints without details: hop-by-hop, destination options, routing.
         while self.skip(b"OPT ( ) ") {}
         if self.0.starts_with(b"OPT ( FRAG:") || self.0.starts_with(b"FRAG:") {
             return Err(NotASyn::Fragment);

@@ -1,9 +1,9 @@
-//! What is left of a line, and how a word of it is taken: the kernel's and the log programs' ways to write numbers,
-//! addresses and names.
+//! The part of a line that has not been parsed, and the parsers of its words: numbers, addresses and names as the
+//! kernel and the log programs write them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What of the line has not been read yet.
+/// The part of the line that has not been parsed yet.
 pub(super) struct Rest<'l>(pub(super) &'l [u8]);
 
 impl<'l> Rest<'l> {

@@ -1,7 +1,7 @@
 //! The copy that `logrotate`'s `copytruncate` makes of a log before it cuts it.
 //!
-//! Owns the search for it: what had not been read when the log was cut stands in the copy alone. A copy is known by
-//! its bytes, never by its name: where reading had come to, it holds what was read last.
+//! Owns the search for it: what had not been read when the log was cut stands in the copy alone. A copy is recognized
+//! by its content, not by its name: before the current read position, it holds the bytes that were read last.
 
 use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd};

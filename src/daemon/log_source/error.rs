@@ -1,4 +1,4 @@
-//! What a log source has to say to the admin: why it cannot go on, and what happened while it went on.
+//! What a log source reports to the admin: errors that end it, and events that do not.
 
 use std::io;
 use std::path::PathBuf;

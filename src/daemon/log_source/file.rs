@@ -1,9 +1,9 @@
 //! A log file that is followed by its path, whatever becomes of the file behind it.
 //!
 //! Owns which files are read and in which order: the one at the path now, and before it those that were at the path
-//! earlier, because a writer goes on writing to a file that was renamed or deleted until it opens the path again.
-//! A file that came to the path and left it again before anybody could look is never read: a rotation takes longer.
-//! Opens files only through [`open_log`], which is what the sandbox lets it do.
+//! earlier, because a writer goes on writing to a file that was renamed or deleted until it opens the path again. A
+//! file that appears at the path and is gone before the daemon has looked is never read; a rotation takes longer. Opens
+//! files only through [`open_log`], which is what the sandbox lets it do.
 
 use std::collections::VecDeque;
 use std::fs::{File, Metadata};
@@ -122,7 +122,7 @@ pub struct FileLog {
     /// Oldest first. The last one is at the path, or was the last to be there.
     files: VecDeque<Tail>,
     buffer: Vec<u8>,
-    /// Reading that has begun. None: the next read looks around first.
+    /// Reading that has begun. None: the next read checks the path first.
     turn: Option<ReadTurn>,
     reports: Vec<Report>,
 }
@@ -132,7 +132,7 @@ pub struct FileLog {
 struct ReadTurn {
     /// The file that is read, by its place in the list.
     at: usize,
-    /// Whether the writer has left the older files for good.
+    /// Whether the writer has stopped writing to the older files.
     moved_on: bool,
     pieces_left: usize,
 }
@@ -152,7 +152,7 @@ impl FileLog {
 
     /// Reads the next piece, oldest file first, at most 1 MiB in a turn. See [`super::LogSource::read`].
     pub(super) fn read(&mut self) -> Result<Option<&[u8]>, SourceError> {
-        // An error is the watch's; what cannot be read is reported and left.
+        // Only the watch returns errors; a file that cannot be read is reported and skipped.
         let lines = self
             .next_lines()
             .map_err(|error| SourceError::Watch(self.path.clone(), error.to_string()))?;
@@ -226,8 +226,8 @@ impl FileLog {
         let not_watched = self.watch.not_watched().into_iter();
         let not_watched = not_watched.map(|NotWatched(path, why)| Report::NotWatched(path, why));
         self.reports.extend(not_watched);
-        // The writer has left the older files for good when it has begun the newest. That is asked before they are read
-        // to their ends, so that no line of the newest overtakes one of theirs.
+        // The writer no longer writes to the older files once it has written to the newest. This is checked before the
+        // older files are read to their ends, so that no line of the newest is read before one of theirs.
         let moved_on = self.files.back().is_some_and(Tail::has_begun);
         Ok(ReadTurn { at: 0, moved_on, pieces_left: MAX_PIECES })
     }
@@ -247,7 +247,7 @@ impl FileLog {
     }
 
     /// The file may not be opened: because of its mode, or because the way to it now leads through directories that the
-    /// sandbox did not let in at the start. Looking at a file is not opening it, so its mode can be told.
+    /// sandbox did not let in at the start. stat(2) works without opening the file, so its mode is known.
     fn denied(&self, path: PathBuf) -> Report {
         let readable = path.metadata().is_ok_and(|log| {
             log.mode() & 0o004 != 0
@@ -308,8 +308,7 @@ impl AsFd for FileLog {
     }
 }
 
-/// The group that must be taken along to open the log again: none where others may read it too. Root's group is nobody's
-/// to have.
+/// The group that must be taken along to open the log again: none where others may read it too. Never root's group.
 fn group_that_opens(log: &Metadata) -> Option<Gid> {
     let by_group_alone = log.mode() & 0o044 == 0o040;
     (by_group_alone && log.gid() != 0).then(|| Gid::from_raw(log.gid()))

@@ -98,7 +98,7 @@ struct RecordCount {
     /// Known once one has been read.
     next: Option<u64>,
     missed: u64,
-    /// Some were missed before the first one was read, so nothing tells how many.
+    /// Records were missed before the first one was read, so their number is unknown.
     missed_unknown: bool,
 }
 

@@ -33,7 +33,7 @@ const DEFAULT_FILE: &str = "/var/log/kern.log";
 /// Which log to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogChoice {
-    /// `/var/log/kern.log` if somebody writes it, else `/dev/kmsg`.
+    /// `/var/log/kern.log` if a logger writes to it, else `/dev/kmsg`.
     Auto,
     /// `/dev/kmsg`.
     Kmsg,
@@ -93,13 +93,13 @@ impl OpenedLog {
     }
 }
 
-/// Whether somebody writes to this log file: since the machine was started, somebody has.
+/// Whether this log file is in use: it was written to since the machine started.
 pub(super) fn is_in_use(log: &Path) -> bool {
     is_written(log, booted())
 }
 
-/// Whether somebody has written to the log since the machine was started, as rsyslog does at each start. A host that
-/// went over to journald keeps its last `kern.log`, and would be deaf for ever behind it.
+/// Whether the log was written to since the machine started, as rsyslog does at each start. A host that has changed to
+/// journald keeps its last `kern.log`, in which no knock would ever appear.
 fn is_written(log: &Path, booted: Option<SystemTime>) -> bool {
     let written = log.metadata().and_then(|metadata| metadata.modified()).ok();
     written.is_some_and(|written| booted.is_none_or(|booted| written >= booted))

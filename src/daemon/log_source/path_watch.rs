@@ -5,9 +5,9 @@
 //! and opens no file.
 //!
 //! notify's thread takes requests only when it has read the kernel's events to their end, which it never does while
-//! somebody writes fast enough in a directory that it watches. So a thread of their own makes the requests: it may wait for
-//! as long as that lasts, and reading the log does not. What is not watched yet meanwhile is looked at when it is, and
-//! until then the flood itself wakes the reader.
+//! somebody writes fast enough in a directory that it watches. So a thread of its own makes the requests: it may block
+//! for as long as that lasts, while the reader does not. The reader looks at what was not watched in the meantime once
+//! the watch is in place; until then the flood itself wakes the reader.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -32,7 +32,7 @@ pub(super) const CHANGED: u8 = 2;
 /// The way is watched as it leads now: what is at its end may have changed before it was.
 pub(super) const WATCHED: u8 = 4;
 
-/// A walk that does not come to rest is not repeated for ever: each change wakes the reader again anyway.
+/// If the path changes during each walk, the walks end after this many: each change wakes the reader again anyway.
 const MAX_WALKS: usize = 8;
 
 /// The names of our own open files: they lead to a file wherever it is moved.
@@ -52,7 +52,7 @@ struct Wakeup {
     path: Mutex<ResolvedPath>,
     /// To be reported.
     not_watched: Mutex<Vec<NotWatched>>,
-    /// There is an order to watch everything afresh that has not been begun with.
+    /// A request to watch everything again is pending.
     ordered: AtomicBool,
 }
 
@@ -225,7 +225,7 @@ impl WatchThread {
     /// others write in without end must not keep us from it.
     ///
     /// Every directory is watched afresh each time: notify forgets one by its name when something of that name goes,
-    /// which may be after another of that name was watched. It tells of that before, so that we come here again.
+    /// which may be after another of that name was watched. It reports that before, so that this function runs again.
     fn follow(&mut self) {
         let mut watched = None;
         for _ in 0..MAX_WALKS {
@@ -270,7 +270,7 @@ fn name_of(descriptor: RawFd) -> PathBuf {
     Path::new(OPEN_FILES).join(descriptor.to_string())
 }
 
-/// A panic of another thread leaves nothing half-done in what the locks guard.
+/// A thread that panics leaves the locked data consistent.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

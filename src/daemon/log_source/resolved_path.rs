@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
-/// The kernel gives up at 40 links, too.
+/// As in the kernel, a path may lead through at most 40 links.
 const MAX_LINKS: usize = 40;
 
 /// One path, as it leads now.
@@ -54,7 +54,7 @@ impl ResolvedPath {
                     onward.append(&mut ahead);
                     ahead = onward;
                 }
-                // There, and no link.
+                // It exists, and is not a link.
                 Err(error) if error.kind() == ErrorKind::InvalidInput && !ahead.is_empty() => {
                     add(&mut resolved.directories, &next);
                     here = next;

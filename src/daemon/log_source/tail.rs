@@ -58,7 +58,7 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// A file that came after we began to watch: all of it is news.
+    /// A file that was created after the watch began: all of its lines are new.
     pub(super) fn from_beginning(file: File, identity: FileIdentity) -> Self {
         Self {
             file,
@@ -71,7 +71,7 @@ impl Tail {
         }
     }
 
-    /// A file that was there before us: lines count that begin after its present end.
+    /// A file that existed before the start: only lines that begin after its present end count.
     pub(super) fn from_end(file: File, identity: FileIdentity) -> io::Result<Self> {
         let mut tail = Self::from_beginning(file, identity);
         tail.move_to(tail.file.metadata()?.len())?;

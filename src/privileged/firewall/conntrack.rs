@@ -31,14 +31,14 @@ const HELPERS: [(&str, u8); 6] = [
     ("tftp", UDP),
     ("ftp", TCP),
 ];
-/// The modules that have them, for whoever has none.
+/// The modules that provide them, for the hint when none is loaded.
 pub(super) const MODULES: &str = "nf_conntrack_netbios_ns, nf_conntrack_snmp, nf_conntrack_amanda, nf_conntrack_sip, nf_conntrack_tftp, nf_conntrack_ftp";
 
 const UDP: u8 = Protocol::Udp as u8;
 const TCP: u8 = Protocol::Tcp as u8;
 /// How much longer than its expectation a master lives, in seconds: the expectation goes with it.
 const EXTRA: u32 = 2;
-/// How many slots are tried, should somebody have made an entry like ours.
+/// How many slots are tried if another program has made an entry like ours.
 const MAX_TRIES: usize = 16;
 
 /// `IPCTNL_MSG_CT_NEW` and so on, and those of `NFNL_SUBSYS_CTNETLINK_EXP`.
@@ -178,7 +178,7 @@ impl Expectations {
         let master = self.master(self.helper(grant)?, client, slot);
         let entry = master.attributes(u32::from(grant.seconds) + EXTRA);
         let [expectation, with_time] = expectation(&master, grant);
-        // One of an earlier life, never met: a second one of the kind is refused.
+        // Delete an old expectation that no connection has met: the kernel refuses a second one of the kind.
         let _ = tell(netlink, DELETE_EXPECTATION, client, 0, vec![grant.tuple(EXPECT_TUPLE)]);
         tell(netlink, NEW_ENTRY, client, ONLY_NEW, entry)?;
         // Together: if this process died between them, the grant would last as long as the helper's policy says.
@@ -203,7 +203,7 @@ impl Expectations {
         tell(netlink, NEW_EXPECTATION, client, 0, with_time)
     }
 
-    /// Takes expectation and master away. What is gone already is fine.
+    /// Deletes expectation and master. It is no error if they do not exist any more.
     fn revoke(&self, netlink: &mut Netlink, slot: u16, grant: &Grant) -> Result<(), Errno> {
         let master = self.master(self.helper(grant)?, grant.address, slot).tuple(TUPLE_ORIGINAL);
         let ours = [(DELETE_EXPECTATION, grant.tuple(EXPECT_TUPLE)), (DELETE_ENTRY, master)];

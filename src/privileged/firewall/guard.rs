@@ -1,5 +1,5 @@
-//! The rules of `scripts/guard.nft`, in our own table: what closes services to strangers, while this program runs, whatever
-//! becomes of the script's table. Pure: makes commands, sends none.
+//! The rules of `scripts/guard.nft`, in our own table: they close services to strangers while this program runs, even
+//! if the script's table is deleted. Pure: makes commands, sends none.
 //!
 //! ```text
 //! chain guard {
@@ -147,7 +147,7 @@ fn closed(guard: &Guard) -> Vec<Vec<Expression>> {
     rules
 }
 
-/// Who comes from a network passes.
+/// Accepts packets from a network.
 fn from_network(network: IpAddr, length: u8) -> Vec<Expression> {
     let r1 = Register::Reg1;
     let (family, offset, address) = match network {
@@ -172,7 +172,7 @@ fn from_network(network: IpAddr, length: u8) -> Vec<Expression> {
     ]
 }
 
-/// Who comes in through an interface passes.
+/// Accepts packets that come in through an interface.
 fn through(name: &str) -> Vec<Expression> {
     let r1 = Register::Reg1;
     // The beginning alone, or the name and the zeros behind it.

@@ -18,9 +18,9 @@
 //! }
 //! ```
 //!
-//! Who repeats a knock at line rate fills no disk: each number has a limit of its own, which nobody can use up for another.
-//! The limits stand in `seen`, for the numbers that came in the last seconds, because in `expected` they double the memory
-//! of a set that may have a million of them.
+//! A knock that is repeated at line rate does not fill a disk: each number has a limit of its own, which packets with
+//! another number cannot use up. The limits stand in `seen`, for the numbers that came in the last seconds, because in
+//! `expected` they double the memory of a set that may have a million of them.
 //!
 //! The label says that a connection has been logged. It is set before it is asked for again, because a connection that was
 //! there before this table may have no room for labels: each of its packets would be logged. `nft`'s own `ct label != 77`
@@ -58,7 +58,7 @@ const KNOCKS: &str = "knocks";
 const CAME_IN: &str = "came_in";
 /// `raw - 10`: before everything else, so that no firewall and no flood changes what is logged.
 const FIRST: i32 = -310;
-/// After conntrack (-200), so that it has an opinion of this packet.
+/// After conntrack (-200), so that the packet has its connection's state.
 const AFTER_CONNTRACK: i32 = -190;
 
 /// How many of the numbers that came are remembered; where there are more, they are not logged.

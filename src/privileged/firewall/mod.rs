@@ -54,7 +54,7 @@ pub enum BackEnd {
 pub struct Firewall {
     netlink: Netlink,
     routes: RouteSocket,
-    /// None: this kernel has no `nf_tables`, and somebody else's firewall logs.
+    /// None: this kernel has no `nf_tables`, and another firewall logs.
     table: Option<Table>,
     /// None: the nftables back end.
     expectations: Option<Expectations>,
@@ -118,8 +118,8 @@ impl Firewall {
         self.expectations.as_ref().map(Expectations::helpers)
     }
 
-    /// Closes services to strangers in our table, too, so that nobody else's `flush ruleset` opens them. For the conntrack
-    /// back end alone: the rules let pass what is `related`, and know no mark.
+    /// Closes services to strangers in our table, too, so that another program's `flush ruleset` does not open them.
+    /// For the conntrack back end alone: the rules let pass what is `related`, and know no mark.
     pub(crate) fn guard(&mut self, guard: &Guard) -> Result<(), Errno> {
         match (&self.expectations, &self.table) {
             (Some(_), Some(table)) if guard.fits() => table.guard(&mut self.netlink, guard),
@@ -136,7 +136,7 @@ impl Firewall {
         }
     }
 
-    /// Closes what was opened. What is closed already is fine.
+    /// Closes a grant. It is no error if it is closed already.
     pub(crate) fn close(&mut self, grant: &Grant) -> Result<(), Errno> {
         match (&mut self.expectations, &self.table) {
             (Some(expectations), _) => expectations.close(&mut self.netlink, grant),
@@ -145,7 +145,7 @@ impl Firewall {
         }
     }
 
-    /// Closes everything at the helper's end. The table goes with the socket.
+    /// Closes all grants when the helper ends. The kernel removes the table with the socket.
     pub(crate) fn close_all(&mut self) -> Result<(), Errno> {
         let expectations = self.expectations.as_mut();
         expectations.map_or(Ok(()), |open| open.close_all(&mut self.netlink))

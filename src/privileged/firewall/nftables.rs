@@ -1,5 +1,5 @@
-//! Our table in the kernel: what it logs, and with the nftables back end its grants. The netlink socket that made it owns
-//! it: when the last process that has this socket is gone, the kernel takes the table away, whatever ended the process.
+//! Our table in the kernel: what it logs, and with the nftables back end its grants. The netlink socket that made it
+//! owns it: when the last process that has this socket ends, for whatever reason, the kernel removes the table.
 
 use std::net::IpAddr;
 

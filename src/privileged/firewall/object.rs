@@ -67,7 +67,7 @@ pub(super) fn set_timeout(milliseconds: u64) -> DefaultNla {
     long_number(11, milliseconds)
 }
 
-/// A note that nobody but `nft` reads.
+/// User data, which only `nft` reads.
 pub(super) fn set_note(note: &[u8]) -> DefaultNla {
     bytes(13, note)
 }
@@ -87,12 +87,12 @@ pub(super) fn condition(expression: Expression) -> DefaultNla {
     list(11, [expression])
 }
 
-/// The table of this name, which goes with the socket that made it.
+/// Makes the table of this name, which the kernel removes with the socket that made it.
 pub(super) fn new_table(table: &str) -> Command {
     command(NEW_TABLE, vec![text(1, table), number(2, OWNER)])
 }
 
-/// The table goes, with all that is in it.
+/// Deletes the table with all that is in it.
 pub(super) fn delete_table(table: &str) -> Command {
     command(DELETE_TABLE, vec![text(1, table)])
 }
@@ -111,7 +111,7 @@ pub(super) fn new_target(table: &str, name: &str) -> Command {
     command(NEW_CHAIN, vec![text(1, table), text(3, name)])
 }
 
-/// The chain goes, with its rules.
+/// Deletes the chain with its rules.
 pub(super) fn delete_chain(table: &str, name: &str) -> Command {
     command(DELETE_CHAIN, vec![text(1, table), text(3, name)])
 }

@@ -17,7 +17,7 @@ const NLM_F_REQUEST: u16 = 1;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const RTA_DST: u16 = 1;
-/// The route's type, `RTN_LOCAL`: what goes there stays here.
+/// The route's type, `RTN_LOCAL`: the address is one of this host.
 const LOCAL: u8 = 2;
 
 /// Of `struct nlmsghdr` and of `struct rtmsg`.
@@ -27,7 +27,7 @@ const ROUTE_LEN: u32 = 12;
 const MESSAGE_TYPE: usize = 4;
 const ROUTE_TYPE: usize = 16 + 7;
 
-/// A `NETLINK_ROUTE` socket that talks to the kernel and to nobody else. Asking needs no privilege.
+/// A `NETLINK_ROUTE` socket that is connected to the kernel. Its requests need no privilege.
 #[derive(Debug)]
 pub(super) struct RouteSocket {
     socket: OwnedFd,

@@ -22,9 +22,9 @@
 //! CPUs, and litters the set with dead elements of one key, until inserting that key fails (`EBUSY`, after 16 or so within
 //! a second).
 //!
-//! `accept` ends this chain only. What opens the door is the mark: every other firewall on the host needs one rule that
-//! accepts packets with this bit. The connection keeps the bit too, so a SYN that is sent again, when the element matches no
-//! more, still gets in.
+//! `accept` ends this chain only. The mark makes the difference: every other firewall on the host needs one rule that
+//! accepts packets with this bit. The connection keeps the bit too, so a SYN that is sent again, when the element
+//! matches no more, still gets in.
 
 use netlink_packet_netfilter::nftables::{InetHookNumber, MetaKey, Operator, Register};
 
@@ -36,7 +36,7 @@ use super::log_rules::{self, LogRules};
 use super::netlink::Command;
 use super::object::{Set, new_chain, new_dynamic_set, new_rule, new_table};
 
-/// The bit in packet mark and connection mark that says "this one knocked".
+/// The bit in packet mark and connection mark that stands for a valid knock.
 pub(crate) const MARK: u32 = 0x2000_0000;
 
 /// The set of IPv4 grants.

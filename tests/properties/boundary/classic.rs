@@ -1,5 +1,7 @@
 //! The fields of a stranger's packet, as a knock in the classic layout.
 
+use std::sync::LazyLock;
+
 use knockknock::layout::Request;
 use knockknock::layout::classic::{KEY_LEN, Keys, OpenError, SPENT, SealError, open, seal};
 use knockknock::syn::SynFields;
@@ -8,6 +10,14 @@ use super::input::Input;
 
 /// The longest window that is searched; a longer one differs in cost only.
 const LONGEST: u32 = 8;
+
+/// Keys as they are made, and the same keys prepared. One pair for all inputs: to prepare keys takes 65,536 MACs.
+static UNPREPARED_AND_PREPARED: LazyLock<(Keys, Keys)> = LazyLock::new(|| {
+    let unprepared = Keys::new([7; KEY_LEN], [9; KEY_LEN]);
+    let mut prepared = unprepared.clone();
+    prepared.prepare();
+    (unprepared, prepared)
+});
 
 /// The bytes as two keys, a counter, the fields of a packet, a window, a request, and what to do to its knock.
 pub(crate) fn holds(bytes: &[u8]) -> bool {
@@ -26,6 +36,11 @@ pub(crate) fn holds(bytes: &[u8]) -> bool {
 
     let (request, ahead, bit) = (Request(input.u16()), u32::from(input.u8()) % 10, input.u8());
     let sealed_with = counter.saturating_add(ahead);
+    prepared_keys_open_the_same(counter, window, &fields);
+    if let Ok(sealed) = seal(&UNPREPARED_AND_PREPARED.0, request, sealed_with) {
+        prepared_keys_open_the_same(counter, window, &sealed);
+        prepared_keys_open_the_same(counter, window, &flipped(&sealed, bit));
+    }
     match seal(&keys, request, sealed_with) {
         Ok(sealed) => {
             // A window of 4 is enough to have counters in it and beyond it.
@@ -43,6 +58,11 @@ pub(crate) fn holds(bytes: &[u8]) -> bool {
         Err(SealError::ZeroId) => assert_ne!(sealed_with, SPENT),
     }
     opened
+}
+
+fn prepared_keys_open_the_same(counter: u32, window: u32, fields: &SynFields) {
+    let (unprepared, prepared) = &*UNPREPARED_AND_PREPARED;
+    assert_eq!(open(prepared, counter, window, fields), open(unprepared, counter, window, fields));
 }
 
 /// No 96 bits open but the ones that somebody with these keys would send. Says whether these did.

@@ -11,6 +11,7 @@ pub(crate) mod auth;
 pub(crate) mod chunk;
 pub(crate) mod classic;
 pub(crate) mod config;
+pub(crate) mod import;
 pub(crate) mod ini;
 pub(crate) mod input;
 pub(crate) mod line;
@@ -18,22 +19,27 @@ pub(crate) mod message;
 pub(crate) mod profile;
 pub(crate) mod sequence;
 pub(crate) mod socks;
+pub(crate) mod steps;
+pub(crate) mod tags;
 
 /// A boundary: the name of its fuzz target and corpus, and its properties.
 pub(crate) type Boundary = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
-pub(crate) const ALL: [Boundary; 10] = [
+pub(crate) const ALL: [Boundary; 13] = [
     ("answers", answers::holds),
     ("auth", auth::holds),
     ("chunk", chunk::holds),
     ("classic", classic::holds),
     ("config", config::holds),
+    ("import", import::holds),
     ("line", line::holds),
     ("message", message::holds),
     ("profile", profile::holds),
     ("sequence", sequence::holds),
     ("socks", socks::holds),
+    ("steps", steps::holds),
+    ("tags", tags::holds),
 ];
 
 /// What is wrong is told in one line that no terminal takes for anything else, whatever was in the file.

@@ -83,6 +83,7 @@ fn a_profile(dir: &Path, [config_text, _, cipher, mac, secret]: [&[u8]; FILES.le
                 }
                 LayoutKeys::Stealth(keys) => {
                     let bytes = BASE64_STANDARD.decode(secret.trim_ascii()).unwrap();
+                    assert_ne!(bytes, b"example, do not use this secret!");
                     let same = StealthKeys::new(&bytes.try_into().unwrap());
                     assert_eq!(keys.seal(7, Request(22), None), same.seal(7, Request(22), None));
                 }
