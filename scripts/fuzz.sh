@@ -9,7 +9,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 CARGO_FUZZ=0.13.2
 # The longest input worth trying, in bytes; also the list of the targets.
 declare -A MAX_LEN=([answers]=512 [auth]=800 [chunk]=2048 [classic]=64 [config]=1024 [import]=512 [line]=1024 [message]=4096
-    [profile]=512 [sequence]=64 [socks]=1200)
+    [profile]=512 [sequence]=64 [socks]=1200 [steps]=96 [tags]=160)
 
 usage() {
     cat <<END

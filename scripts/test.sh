@@ -22,7 +22,7 @@ TOOLS=(gcc=cc shellcheck=shellcheck)
 HOST_TOOLS=(iproute2=ip nftables=nft iptables=iptables iputils-ping=ping conntrack=conntrack tcpdump=tcpdump
     rsyslog=rsyslogd logrotate=logrotate openssh-server=sshd openssh-client=ssh netcat-openbsd=nc curl=curl
     libcap2-bin=setcap python3=python3 ufw=ufw nmap=nmap
-    hping3=hping3 firewalld=firewalld dbus-daemon=dbus-daemon)
+    hping3=hping3 p0f=p0f ethtool=ethtool firewalld=firewalld dbus-daemon=dbus-daemon)
 
 step() {
     say "== $*"

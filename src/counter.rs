@@ -157,8 +157,8 @@ impl Counter {
         let old = self.text()?;
         let digits = old.split(|byte| *byte == b' ').next().map_or(0, <[u8]>::len);
         let mut line = format!("{counter:0digits$}");
-        // Once they are there they stay, so that the line never gets shorter.
-        if *by_clock > 0 || *clock_is_next || old.contains(&b' ') {
+        // They begin with the first turn of the clock, and stay, so that the line never gets shorter.
+        if *clock_is_next || old.contains(&b' ') {
             line = format!("{line} {by_clock:0MAX_DIGITS$} {}", u8::from(*clock_is_next));
         }
         self.write_line(&format!("{line}\n"))
@@ -368,6 +368,27 @@ mod tests {
         assert_eq!(fs::read(&file).unwrap(), b"46631321603 00000000045824000001 1\n");
         assert_eq!(spend(ahead), ahead * 256 + 3);
         assert_eq!(spend(NOW), NOW * 256 + 1, "it is the clock's turn still");
+    }
+
+    #[test]
+    fn nothing_of_a_longer_old_line_is_left_behind_a_sender_s_new_one() {
+        let (dir, file) = with_content(b"000000000000000000000000041\n");
+        let counter = Counter::open(dir.path()).unwrap();
+        assert_eq!(counter.spend_in(0, |n| n).unwrap(), 41);
+        assert_eq!(fs::read(&file).unwrap(), b"000000000000000000000000042\n");
+        fs::write(&file, "0046631321603 00000000045824000001 1\n").unwrap();
+        assert_eq!(counter.spend_in(NOW, |n| n).unwrap(), NOW * 256 + 1);
+        assert_eq!(fs::read(&file).unwrap(), b"0046631321603 00000000045824000002 0\n");
+    }
+
+    #[test]
+    fn only_a_file_that_is_not_there_is_not_found() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Counter::open(dir.path()).unwrap_err().is_not_found());
+        fs::create_dir(dir.path().join(FILE_NAME)).unwrap();
+        assert!(!Counter::open(dir.path()).unwrap_err().is_not_found());
+        let (dir, _) = with_content(b"x");
+        assert!(!Counter::open(dir.path()).unwrap().read::<u64>().unwrap_err().is_not_found());
     }
 
     #[test]

@@ -7,7 +7,9 @@
 //! daemon::log_source       a log source: a file or /dev/kmsg        -> lines
 //! daemon::kernel_log_line  one kernel log line                      -> syn::LoggedSyn
 //! daemon::match_knock      whose knock is it?
-//!   layout::classic          the SYN's fields and a profile's keys  -> request and counter
+//!   daemon::live_tags        stealth: the SYN's tag                 -> a profile and a number
+//!   layout::stealth          its MAC and that profile's key         -> request
+//!   layout::classic          classic: the SYN's fields and the keys -> request and counter
 //!   layout::receiver         the counter's window, and the way back -> does this knock open?
 //! counter                  the counter is durable before anything happens
 //! daemon::policy           may this profile have this port?          -> grant::Grant

@@ -195,6 +195,11 @@ impl Authorizer {
         }
     }
 
+    /// Why the kernel did not take the last change of what it is to log.
+    pub(super) fn refused(&self) -> Option<Reply> {
+        self.expected.as_ref()?.refused()
+    }
+
     /// A connection through a grant stands. With the last one that was knocked for, the grant is closed.
     pub(super) fn connected(
         &mut self,

@@ -3,11 +3,10 @@
 
 use super::classic_profile::ClassicProfile;
 use super::error::DaemonError;
-use super::expected_sequences::ExpectedSequences;
+use super::expected_sequences::{ExpectedSequences, SequenceChange};
 use super::helper_handle::{HelperGone, HelperHandle};
 use super::registry::ProfileRegistry;
 use super::set_share::SetShare;
-use super::stealth_profiles::TagChange;
 use crate::privileged::message::Reply;
 
 /// What the kernel is told to log, as it has it.
@@ -16,6 +15,8 @@ pub(super) struct ExpectedKnocks {
     sequences: ExpectedSequences,
     /// How many counters of each classic profile that is.
     counters: u32,
+    /// What the last change came to, if the kernel refused it.
+    refused: Option<Reply>,
 }
 
 /// What the kernel logs from the start on.
@@ -57,21 +58,29 @@ impl ExpectedKnocks {
             }
         }
         let listening = Listening { share, sequences: all.len(), ports };
-        Ok((Self { sequences, counters }, listening))
+        Ok((Self { sequences, counters, refused: None }, listening))
     }
 
     /// Moves what the kernel logs with the tags of stealth knocks.
     pub(super) fn change(
         &mut self,
-        TagChange { gone, more }: TagChange,
+        SequenceChange { gone, more }: SequenceChange,
         helper: &mut HelperHandle,
     ) -> Result<(), HelperGone> {
         let gone = self.sequences.remove(gone);
         let more = self.sequences.add(more);
-        // First those that go: the set may be full.
-        helper.ask_forget(&gone)?;
-        helper.ask_expect(&more)?;
+        if gone.is_empty() && more.is_empty() {
+            return Ok(());
+        }
+        // First those that go: the set may be full. A number too many or too few opens nothing.
+        let replies = [helper.ask_forget(&gone)?, helper.ask_expect(&more)?];
+        self.refused = replies.into_iter().find(|reply| *reply != Reply::Done);
         Ok(())
+    }
+
+    /// Why the last change was refused by the kernel: some knocks may not be heard.
+    pub(super) fn refused(&self) -> Option<Reply> {
+        self.refused
     }
 
     /// Moves what the kernel logs with the counters of these profiles.
@@ -87,14 +96,10 @@ impl ExpectedKnocks {
                 continue;
             }
             let gone = profile.sequences(first, (next - first).min(counters));
-            let gone = self.sequences.remove(gone);
             let from = first.saturating_add(counters).max(next);
             let more = profile.sequences(from, next.saturating_add(counters) - from);
-            let more = self.sequences.add(more);
             profile.expected_from = next;
-            // A reply that is not `Done` leaves a number too many, or a far one too few: neither opens anything.
-            helper.ask_forget(&gone)?;
-            helper.ask_expect(&more)?;
+            self.change(SequenceChange { gone, more }, helper)?;
         }
         Ok(())
     }

@@ -8,6 +8,13 @@ const TOO_OFTEN: u8 = 8;
 /// How many numbers are watched for that.
 const WATCHED: usize = 1024;
 
+/// The numbers of knocks that are expected no more, and of those that are now; each once for each knock that has it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct SequenceChange {
+    pub(super) gone: Vec<u32>,
+    pub(super) more: Vec<u32>,
+}
+
 /// The numbers in the kernel's set.
 #[derive(Debug, Default)]
 pub(super) struct ExpectedSequences {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::authorize::Authorizer;
+use super::error::DaemonError;
 use super::helper_handle::HelperGone;
 use super::kernel_log_line::Framing;
 use super::kernel_log_line::not_a_syn::NotASyn;
@@ -11,6 +12,7 @@ use super::outcome::OutcomeMessage;
 use super::refresh_timer::step_now;
 use super::say;
 use super::unreadable_lines::{UnreadableLines, Verdict};
+use crate::privileged::message::Reply;
 use crate::syn::LoggedSyn;
 
 /// Takes lines, one after the other.
@@ -18,12 +20,15 @@ pub(super) struct LineHandler {
     pub(super) authorizer: Authorizer,
     prefixes: LogPrefixes,
     unreadable: UnreadableLines,
+    /// What was said last of what the kernel refused to log.
+    refused: Option<Reply>,
     verbose: bool,
 }
 
 impl LineHandler {
     pub(super) fn new(authorizer: Authorizer, prefixes: LogPrefixes, verbose: bool) -> Self {
-        Self { authorizer, prefixes, unreadable: UnreadableLines::default(), verbose }
+        let unreadable = UnreadableLines::default();
+        Self { authorizer, prefixes, unreadable, refused: None, verbose }
     }
 
     /// Acts on one line, without its newline.
@@ -79,5 +84,11 @@ impl LineHandler {
             say::event(format_args!("profile {profiles}: {report}"));
         }
         self.authorizer.expired(now).into_iter().for_each(say::event);
+        let refused = self.authorizer.refused();
+        if std::mem::replace(&mut self.refused, refused) != refused
+            && let Some(reply) = refused
+        {
+            say::event(DaemonError::NotListening(reply));
+        }
     }
 }

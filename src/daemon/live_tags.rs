@@ -52,6 +52,7 @@ impl LiveTags {
     }
 
     /// Whether it has come so too often.
+    #[must_use]
     pub fn is_burnt(&self, live: LiveTag) -> bool {
         self.0.get(&live).is_some_and(|times| *times >= TOO_OFTEN)
     }

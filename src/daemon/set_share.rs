@@ -28,15 +28,18 @@ impl SetShare {
             )
         });
         let stealth = (reach != LiveReach::FULL).then(|| {
-            let LiveReach { window, skew, ahead } = LiveReach::FULL;
+            let LiveReach { window, skew, ahead } = reach;
             format!(
-                "so many profiles share the room for expected knocks that stealth ones are heard up to {} numbers ahead, not \
-                 {window}, and with {} minutes between the clocks, not {}; it is moved every {} s, not {}",
-                reach.window,
-                reach.skew * STEP / 60,
+                "so many profiles share the room for expected knocks that stealth ones are heard up to {window} numbers ahead, \
+                 not {}, and with {} minutes between the clocks, not {}{}",
+                LiveReach::FULL.window,
                 skew * STEP / 60,
-                reach.ahead * STEP,
-                ahead * STEP
+                LiveReach::FULL.skew * STEP / 60,
+                if ahead == LiveReach::FULL.ahead {
+                    String::new()
+                } else {
+                    format!("; the numbers move every {} s", ahead * STEP)
+                }
             )
         });
         classic.into_iter().chain(stealth)
@@ -114,6 +117,29 @@ mod tests {
         assert_eq!(SetShare::of(11_111, 1, WINDOW).unwrap().reach, LiveReach::LEAST);
         assert_eq!(SetShare::of(11_112, 0, WINDOW), None);
         assert_eq!(SetShare::of(usize::MAX, usize::MAX, WINDOW), None);
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let said = |stealth, requests| {
+            let share = SetShare::of(stealth, requests, WINDOW).unwrap();
+            share.shortage().collect::<Vec<_>>()
+        };
+        assert_eq!(said(910, 0), Vec::<String>::new());
+        assert_eq!(said(10, 50_000), Vec::<String>::new(), "that is said of the knock ports");
+        let [classic, stealth] = &said(1000, 1000)[..] else { panic!("{:?}", said(1000, 1000)) };
+        assert!(classic.ends_with("up to 500 counters ahead, not 4096"), "{classic}");
+        assert!(
+            stealth.ends_with(
+                "96 numbers ahead, not 256, and with 11 minutes between the clocks, not 30"
+            ),
+            "{stealth}"
+        );
+        let [stealth] = &said(10_000, 0)[..] else { panic!("{:?}", said(10_000, 0)) };
+        assert!(
+            stealth.ends_with("16 numbers ahead, not 256, and with 2 minutes between the clocks, not 30; the numbers move every 110 s"),
+            "{stealth}"
+        );
     }
 
     #[test]

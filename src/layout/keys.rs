@@ -64,3 +64,26 @@ impl LayoutKeys {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_layout_has_its_name_and_its_files() {
+        for (name, layout) in Layout::NAMES {
+            assert_eq!(layout.name(), name);
+        }
+        assert_eq!(Layout::Classic.key_files(), [("cipher.key", 16), ("mac.key", 16)]);
+        assert_eq!(Layout::Stealth.key_files(), [("secret.key", 32)]);
+    }
+
+    #[test]
+    fn keys_are_of_one_layout() {
+        let classic = LayoutKeys::Classic(Keys::new([1; 16], [2; 16]));
+        let stealth = LayoutKeys::Stealth(StealthKeys::new(&[3; 32]));
+        assert_eq!([classic.layout(), stealth.layout()], [Layout::Classic, Layout::Stealth]);
+        assert_eq!(classic.classic().unwrap().bytes(), (&[1; 16], &[2; 16]));
+        assert!(stealth.classic().is_none());
+    }
+}

@@ -42,13 +42,11 @@ impl StealthSender {
         let by_clock = first_of(step).max(self.by_clock);
         // One of the two is wrong, and nothing here tells which: the counter, if the clock was ahead for a while and the
         // server has not followed; the clock, if it was set back. So they take turns.
-        let is_torn =
-            self.counter > first_of(step.saturating_add(MAX_SKEW)) && by_clock < self.counter;
-        if is_torn {
+        if self.counter > first_of(step.saturating_add(MAX_SKEW)) {
             let is_clocks_turn = self.clock_is_next;
             self.clock_is_next = !is_clocks_turn;
             if is_clocks_turn {
-                self.by_clock = by_clock + 1;
+                self.by_clock = by_clock.checked_add(1)?;
                 return Some(by_clock);
             }
         }

@@ -181,6 +181,10 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
     const KEY_A: &str = "HoCD3Bo5mY7IjLvEwJY9nQ==\n";
     const KEY_B: &str = "HNFz0K+tNUD67c7/gxNXjg==\n";
@@ -281,5 +285,51 @@ mod tests {
         let dir = profile(KEY_A, KEY_B);
         fs::write(dir.path().join("config"), vec![b'\n'; 20_000]).unwrap();
         assert!(matches!(error(&dir), ProfileError::File(FileError::TooLarge(..))));
+    }
+
+    /// Another profile takes the place of this one once in each read, at every point of it.
+    #[test]
+    fn keys_config_and_counter_are_of_one_profile_also_while_another_takes_its_place() {
+        let places = tempfile::tempdir().unwrap();
+        let [here, aside] = ["here", "aside"].map(|name| places.path().join(name));
+        for (place, port) in [(&here, 1), (&aside, 2)] {
+            fs::create_dir(place).unwrap();
+            let key = BASE64_STANDARD.encode([port; KEY_LEN]);
+            for (name, content) in [
+                ("cipher.key", key.as_str()),
+                ("mac.key", &key),
+                ("config", &format!("[main]\nknock_port = {port}\n")),
+                ("counter", &format!("{port}\n")),
+            ] {
+                fs::write(place.join(name), content).unwrap();
+            }
+        }
+        let (start, started) = mpsc::channel::<u64>();
+        let (done, exchanged) = mpsc::channel();
+        let exchange = {
+            let here = here.clone();
+            move || {
+                for microseconds in started {
+                    let begin = Instant::now();
+                    while begin.elapsed() < Duration::from_micros(microseconds) {}
+                    renameat2(AT_FDCWD, &here, AT_FDCWD, &aside, RenameFlags::RENAME_EXCHANGE)
+                        .unwrap();
+                    done.send(()).unwrap();
+                }
+            }
+        };
+        let thread = std::thread::spawn(exchange);
+        for nth in 0..3000 {
+            start.send(nth % 300).unwrap();
+            let (profile, counter) = Profile::load(&here).unwrap();
+            let (cipher, mac) = profile.keys.classic().unwrap().bytes();
+            let port = profile.config.knock_port.unwrap();
+            let counter: u16 = counter.read().unwrap();
+            assert_eq!([cipher[0], mac[0]].map(u16::from), [port; 2]);
+            assert_eq!(counter, port, "keys of the one and the counter of the other");
+            exchanged.recv().unwrap();
+        }
+        drop(start);
+        thread.join().unwrap();
     }
 }
