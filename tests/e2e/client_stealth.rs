@@ -248,11 +248,16 @@ fn knock_and_connect_gets_in_with_one_knock() {
         let (mut site, user) = guarded(Net::lan(), family);
         let _service = site.net.server.echo(PORT);
         let target = format!("{HOST}:{PORT}");
+        let mut ear = Ear::on(&site.net.client, "eth0");
         for nth in 1..=5 {
-            let output = user.knock(&site.net.client, &["-v", "-W", &target], "ping");
+            let (syns, output) =
+                heard(&mut ear, || user.knock(&site.net.client, &["-v", "-W", &target], "ping"));
             let text = said(&output);
             assert_eq!(wrote(&output), "ping", "{text}");
             assert!(text.contains("(SYNs: 1, counters: 1, "), "{text}");
+            // Somebody who was refused and tried again; not a burst of attempts.
+            assert!((2..=4).contains(&syns.len()), "{text}");
+            assert!(carries(&syns[0], sealed(spent(&output), None)));
             wait_until(SOON, "the grant is closed", || site.came_in() == nth);
         }
     }

@@ -127,7 +127,8 @@ fn connect_with(
         // Held until the connection stands: every other attempt is closed by then, so none of ours can use up the next
         // client's grant.
         let _lock = ProfileLock::take(&knocker.dir, MAX_WAIT).await?;
-        knock_and_connect(routes, request.0, knocker.repeats(), |next| ready(send(next))).await
+        let layout = knocker.profile.config.layout;
+        knock_and_connect(routes, request.0, layout, |next| ready(send(next))).await
     })?;
     if cli.verbose {
         say::tell(format_args!(

@@ -8,6 +8,9 @@
 //! whatever became of those before: the common case costs the server's time to open (at most twice, since the
 //! intervals double) and one round trip.
 //!
+//! In the stealth layout nobody on the way is to see more than somebody who was refused and tried again. The first attempt
+//! there starts after the time in which servers have opened, mostly, and the others leave long pauses.
+//!
 //! A grant ends behind the first connection that stands. Over a long path several attempts are admitted before that, so
 //! each holds the last ACK of its handshake back until all others are reset ([`Unconfirmed`]): one connection counts.
 //! An attempt without an answer is kept until then: its SYN may be the one that was admitted, with the answer lost.
@@ -28,27 +31,57 @@ use super::refusals::Refusals;
 use super::send_order::{Next, SendOrder};
 use crate::client::knock::error::KnockError;
 use crate::client::knock::route::Route;
+use crate::layout::keys::Layout;
 
 /// No connection after this long: give up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// From the first attempt to the next. About the time that the fastest server takes.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-/// The pauses double up to this.
-const MAX_PAUSE: Duration = Duration::from_millis(200);
 /// Sockets open at once. More than the pauses allow within the limit, but a limit.
 const MAX_ATTEMPTS: usize = 96;
 
 /// How long to wait, and for what.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Timing {
+    /// From a packet to the first attempt behind it.
+    first_attempt: Duration,
+    /// From that attempt to the next; the pauses double.
+    first_pause: Duration,
+    /// They double up to this.
+    max_pause: Duration,
     /// From one packet to the next, or three round trips where those take longer.
     send_again: Duration,
     /// Once the last packet is this old and the port refuses, waiting longer is of no use. Silence is waited for to the end.
     refused_for_good: Duration,
 }
 
-const TIMING: Timing =
-    Timing { send_again: Duration::from_secs(1), refused_for_good: Duration::from_secs(3) };
+impl Timing {
+    /// The first attempt follows the knock before any server can have opened: it shows how the port answers while it is
+    /// closed. The first pause is about the time that the fastest server takes.
+    const CLASSIC: Self = Self {
+        first_attempt: Duration::ZERO,
+        first_pause: Duration::from_millis(1),
+        max_pause: Duration::from_millis(200),
+        send_again: Duration::from_secs(1),
+        refused_for_good: Duration::from_secs(3),
+    };
+
+    /// `layout`'s. In the stealth layout the pauses are random: a fixed one would be this program's.
+    fn of(layout: Layout) -> Self {
+        match layout {
+            Layout::Classic => Self::CLASSIC,
+            Layout::Stealth => {
+                let random = getrandom::u32().unwrap_or_default() % 51;
+                let first_attempt =
+                    Duration::from_millis(50) + Duration::from_millis(random.into());
+                Self {
+                    first_attempt,
+                    first_pause: first_attempt * 2,
+                    max_pause: Duration::from_secs(1),
+                    ..Self::CLASSIC
+                }
+            }
+        }
+    }
+}
 
 /// A connection that was made.
 #[derive(Debug)]
@@ -77,19 +110,19 @@ struct Attempt {
 
 /// Has `send` send knocks and connects to `port` until a connection stands or none can be expected any more.
 ///
-/// `routes`: the routes to the host, best first. `repeats`: a knock may be sent again as it is. `send` makes a knock or
-/// sends one again, and gives what it takes to send it again.
+/// `routes`: the routes to the host, best first. `layout`: of the knocks. `send` makes a knock or sends one again, and gives
+/// what it takes to send it again.
 pub(crate) async fn knock_and_connect<S, F>(
     routes: &[Route],
     port: u16,
-    repeats: bool,
+    layout: Layout,
     send: impl FnMut(Next<S>) -> F,
 ) -> Result<Connected, ConnectError>
 where
     S: Clone,
     F: Future<Output = Result<S, ConnectError>>,
 {
-    Race::new(SendOrder::new(routes, repeats), port, TIMING).run(send).await
+    Race::new(SendOrder::new(routes, layout), port, Timing::of(layout)).run(send).await
 }
 
 /// The state of the attempts at one connection.
@@ -123,7 +156,7 @@ impl<S: Clone> Race<S> {
             last_packet: now,
             route: None,
             next_attempt: now,
-            pause: FIRST_PAUSE,
+            pause: timing.first_pause,
             attempts: JoinSet::new(),
             begun: 0,
             refusals: Refusals::default(),
@@ -179,10 +212,8 @@ impl<S: Clone> Race<S> {
         self.route = self.order.sent(sent);
         self.last_packet = now;
         self.next_packet = now + self.timing.send_again;
-        // The first attempt follows the knock before any server can have opened: it shows how the port answers while it
-        // is closed.
-        self.pause = FIRST_PAUSE / 2;
-        self.next_attempt = now;
+        self.pause = self.timing.first_pause;
+        self.next_attempt = now + self.timing.first_attempt;
     }
 
     /// Fails where nothing has left, and there is no other route.
@@ -203,8 +234,8 @@ impl<S: Clone> Race<S> {
             });
             self.begun += 1;
         }
-        self.pause = (self.pause * 2).min(MAX_PAUSE);
         self.next_attempt = now + self.pause;
+        self.pause = (self.pause * 2).min(self.timing.max_pause);
     }
 
     /// Waits until something is due or an attempt has an answer. The connection, if one stands.
@@ -260,6 +291,7 @@ mod tests {
     const SHORT: Timing = Timing {
         send_again: Duration::from_millis(100),
         refused_for_good: Duration::from_millis(300),
+        ..Timing::CLASSIC
     };
 
     fn route(text: &str) -> Route {
@@ -272,7 +304,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut knocks = Vec::new();
-        let connected = knock_and_connect(&[route("127.0.0.1:1")], port, true, |next| {
+        let connected = knock_and_connect(&[route("127.0.0.1:1")], port, Layout::Classic, |next| {
             if let Next::New(route) = next {
                 knocks.push(route);
             }
@@ -291,7 +323,7 @@ mod tests {
         // Closed until the knock, open some milliseconds after it: as a server does.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut opener = None;
-        let connected = knock_and_connect(&[route("127.0.0.1:1")], port, true, |_| {
+        let connected = knock_and_connect(&[route("127.0.0.1:1")], port, Layout::Classic, |_| {
             opener = Some(std::thread::spawn(move || {
                 std::thread::sleep(Duration::from_millis(20));
                 let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
@@ -311,8 +343,8 @@ mod tests {
     async fn a_port_that_stays_closed_costs_two_counters_in_three_packets() {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (mut counter, mut sent) = (5, Vec::new());
-        let race =
-            Race::new(SendOrder::new(&[route("127.0.0.1:1")], true), port, SHORT).run(|next| {
+        let race = Race::new(SendOrder::new(&[route("127.0.0.1:1")], Layout::Classic), port, SHORT)
+            .run(|next| {
                 sent.push(match next {
                     Next::New(_) => {
                         counter += 1;
@@ -330,11 +362,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn behind_a_stealth_knock_one_attempt_comes_late_and_the_next_later() {
+        let timing = [(); 20].map(|()| Timing::of(Layout::Stealth));
+        for one in &timing {
+            assert!((50..=100).contains(&one.first_attempt.as_millis()), "{one:?}");
+            assert_eq!(one.first_pause, one.first_attempt * 2);
+        }
+        assert!(timing.iter().any(|one| one.first_attempt != timing[0].first_attempt));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let start = Instant::now();
+        let routes = [route("127.0.0.1:1")];
+        let connected = knock_and_connect(&routes, port, Layout::Stealth, |_| ready(Ok(())));
+        let connected = connected.await.unwrap();
+        assert_eq!((connected.knocks, connected.attempts), (1, 1));
+        assert!(start.elapsed() >= Duration::from_millis(50));
+    }
+
+    #[tokio::test]
     async fn without_a_knock_there_is_no_attempt() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let race = Race::<()>::new(SendOrder::new(&[route("127.0.0.1:1")], true), port, TIMING);
+        let order = SendOrder::new(&[route("127.0.0.1:1")], Layout::Classic);
+        let race = Race::<()>::new(order, port, Timing::CLASSIC);
         let failure = race.run(|_| ready(Err(KnockError::NoHome.into()))).await.unwrap_err();
         assert!(matches!(failure, ConnectError::Knock(KnockError::NoHome)));
         assert!(listener.accept().is_err());
@@ -350,16 +401,20 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let start = Instant::now();
-        let connected =
-            knock_and_connect(&[route("[::1]:1"), route("127.0.0.1:1")], port, true, |next| {
+        let connected = knock_and_connect(
+            &[route("[::1]:1"), route("127.0.0.1:1")],
+            port,
+            Layout::Classic,
+            |next| {
                 ready(match next {
                     Next::New(route) if route.target.is_ipv6() => Err(not_sent()),
                     _ => Ok(()),
                 })
-            })
-            .await
-            .unwrap();
-        assert!(start.elapsed() < TIMING.send_again);
+            },
+        )
+        .await
+        .unwrap();
+        assert!(start.elapsed() < Timing::CLASSIC.send_again);
         assert_eq!((connected.packets, connected.route), (1, route("127.0.0.1:1")));
         assert_eq!(connected.knocks, 2, "the counter of the one that did not leave is spent");
     }
@@ -368,7 +423,8 @@ mod tests {
     async fn where_no_knock_can_leave_each_route_is_tried_once() {
         for routes in [&[route("127.0.0.1:1")][..], &[route("[::1]:1"), route("127.0.0.1:1")]] {
             let mut tried = 0;
-            let race = Race::<()>::new(SendOrder::new(routes, true), 9, TIMING).run(|_| {
+            let order = SendOrder::new(routes, Layout::Classic);
+            let race = Race::<()>::new(order, 9, Timing::CLASSIC).run(|_| {
                 tried += 1;
                 ready(Err(not_sent()))
             });

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 
 use crate::client::knock::error::KnockError;
 use crate::client::knock::route::Route;
+use crate::layout::keys::Layout;
 
 /// Routes that are tried where no knock leaves this machine: each has spent a counter.
 const MAX_UNSENT: usize = 3;
@@ -36,7 +37,7 @@ enum SendStep {
 #[derive(Debug)]
 pub(super) struct SendOrder<S> {
     routes: Vec<Route>,
-    repeats: bool,
+    layout: Layout,
     steps: VecDeque<SendStep>,
     sent: Vec<(Route, S)>,
     packets: u32,
@@ -46,11 +47,11 @@ pub(super) struct SendOrder<S> {
 }
 
 impl<S: Clone> SendOrder<S> {
-    /// `routes`: the routes to the host, best first. `repeats`: a knock may be sent again as it is.
-    pub(super) fn new(routes: &[Route], repeats: bool) -> Self {
+    /// `routes`: the routes to the host, best first. `layout`: of the knocks.
+    pub(super) fn new(routes: &[Route], layout: Layout) -> Self {
         let routes = alternate_families(routes);
-        let steps = steps(&routes, repeats);
-        Self { routes, repeats, steps, sent: Vec::new(), packets: 0, counters: 0, unsent: 0 }
+        let steps = steps(&routes, layout);
+        Self { routes, layout, steps, sent: Vec::new(), packets: 0, counters: 0, unsent: 0 }
     }
 
     /// Whether all packets were sent.
@@ -89,7 +90,7 @@ impl<S: Clone> SendOrder<S> {
         if self.sent.is_empty() && (self.routes.is_empty() || self.unsent == MAX_UNSENT) {
             return Err(why);
         }
-        self.steps = steps(&self.routes, self.repeats);
+        self.steps = steps(&self.routes, self.layout);
         for _ in 0..self.packets {
             self.steps.pop_front();
         }
@@ -107,9 +108,12 @@ impl<S: Clone> SendOrder<S> {
     }
 }
 
-fn steps(routes: &[Route], repeats: bool) -> VecDeque<SendStep> {
+fn steps(routes: &[Route], layout: Layout) -> VecDeque<SendStep> {
     use SendStep::{Again, New};
-    let again = |nth, route| if repeats { Again(nth) } else { New(route) };
+    let again = |nth, route| match layout {
+        Layout::Classic => Again(nth),
+        Layout::Stealth => New(route),
+    };
     let steps = match *routes {
         [] => vec![],
         [first] => vec![New(first), again(0, first), New(first)],
@@ -159,9 +163,9 @@ mod tests {
     fn all(
         routes: &[Route],
         shut: &[Route],
-        repeats: bool,
+        layout: Layout,
     ) -> (Vec<(u32, String)>, SendOrder<u32>) {
-        let mut order = SendOrder::new(routes, repeats);
+        let mut order = SendOrder::new(routes, layout);
         let (mut counter, mut left) = (0, Vec::new());
         while let Some(next) = order.next() {
             let sent = match next {
@@ -187,7 +191,7 @@ mod tests {
 
     fn left(routes: &[&str], shut: &[&str]) -> Vec<(u32, String)> {
         let routes_of = |texts: &[&str]| texts.iter().map(|text| route(text)).collect::<Vec<_>>();
-        all(&routes_of(routes), &routes_of(shut), true).0
+        all(&routes_of(routes), &routes_of(shut), Layout::Classic).0
     }
 
     fn expect(left: &[(u32, String)], expected: &[(u32, &str)]) {
@@ -220,7 +224,7 @@ mod tests {
     fn where_no_knock_can_leave_a_few_routes_are_tried_once_each() {
         let routes = ["1.1.1.1:1", "1.1.1.2:1", "1.1.1.3:1", "1.1.1.4:1"].map(route);
         for (count, tried) in [(1, 1), (2, 2), (4, 3)] {
-            let (left, order) = all(&routes[..count], &routes, true);
+            let (left, order) = all(&routes[..count], &routes, Layout::Classic);
             assert_eq!((left.len(), order.counters()), (0, tried));
         }
     }
@@ -228,7 +232,7 @@ mod tests {
     #[test]
     fn where_no_packet_leaves_twice_each_is_a_knock_of_its_own() {
         let counters = |routes: &[Route]| {
-            let (left, order) = all(routes, &[], false);
+            let (left, order) = all(routes, &[], Layout::Stealth);
             assert_eq!(order.counters(), order.packets());
             left.into_iter().map(|(_, address)| address).collect::<Vec<_>>()
         };
@@ -241,7 +245,7 @@ mod tests {
     #[test]
     fn a_knock_that_was_never_made_costs_no_counter() {
         let routes = ["[::1]:1", "1.1.1.1:1"].map(route);
-        let mut order = SendOrder::<u32>::new(&routes, false);
+        let mut order = SendOrder::<u32>::new(&routes, Layout::Stealth);
         let why = SourcePortError::from(Errno::EADDRNOTAVAIL);
         order.not_sent(KernelSynError::SourcePort(routes[0].target, why).into()).unwrap();
         assert_eq!((order.counters(), order.next()), (0, Some(Next::New(routes[1]))));

@@ -54,9 +54,8 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
-    /// Sends the same packet again, byte for byte: a server that took the first one ignores it. Not in the stealth layout,
-    /// where it would be two SYNs of one connection, and not as a kernel sends the second
-    /// ([`Knocker::repeats`]).
+    /// Sends the same packet again, byte for byte: a server that took the first one ignores it. Not in the stealth layout:
+    /// it would be the second SYN of one connection, and not as a kernel sends it.
     pub(crate) fn again(&self, raw: &RawSockets) -> Result<(), KnockError> {
         raw.send(&self.packet, self.route.scope())
             .map_err(|why| not_sent(self.counter, &self.route, why))
@@ -132,12 +131,6 @@ impl Knocker {
             Layout::Classic => self.counter.read::<u32>()?.into(),
             Layout::Stealth => self.counter.sender()?.counter,
         })
-    }
-
-    /// Whether a knock that may be lost is sent again as it is. A classic one is: its counters are scarce. In the stealth
-    /// layout a second try is a knock of its own, as a program's second connection has a port and numbers of its own.
-    pub(crate) fn repeats(&self) -> bool {
-        self.profile.config.layout == Layout::Classic
     }
 
     /// The port that a knock for `request` goes to.

@@ -81,7 +81,7 @@ impl Upstream {
             return Err(why.into());
         }
         let send = |next| send(Arc::clone(&knocker), Arc::clone(&self.raw), next, Request(port));
-        let connected = knock_and_connect(routes, port, knocker.repeats(), send).await;
+        let connected = knock_and_connect(routes, port, knocker.profile.config.layout, send).await;
         self.remember(&knocker.dir, port, connected.as_ref().err());
         let connected = connected?;
         let profile = knocker.profile.name.clone();
