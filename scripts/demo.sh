@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH="$PATH:/usr/sbin:/sbin"
 
 readonly SERVER=kk-demo-$$-server CLIENT=kk-demo-$$-client
-readonly ADDRESS=10.99.0.1 KNOCK_PORT=666 DELAY=5
+readonly ADDRESS=10.99.0.1 DELAY=5
 
 case ${1:-} in
 '') ;;
@@ -81,7 +81,7 @@ install_missing gcc=cc iproute2=ip nftables=nft openssh-server=sshd openssh-clie
 find_cargo
 say "building (the first time takes some minutes)"
 as_caller cargo build --release --locked --quiet || die "the build failed"
-BIN=${CARGO_TARGET_DIR:-target}/release
+BIN=$(realpath "${CARGO_TARGET_DIR:-target}/release")
 
 trap clean_up EXIT
 trap 'exit 1' INT TERM HUP
@@ -157,10 +157,10 @@ table_is_gone() { ! on_server nft list table inet knockknock >/dev/null 2>&1; }
 none_open() { [[ $(openings) == 0 ]]; }
 hears() { read -r -t 10 -u "$screen" line && [[ $line == "$1" ]]; }
 
-# Keeps in a file the next packet to the knock port that one of the hosts sends or receives.
+# Keeps in a file the next SYN to port 22, where a knock for it goes, that one of the hosts sends or receives.
 capture() {
     local on=$1 file=$2
-    "$on" perl -e "$CAPTURE" $KNOCK_PORT "$file" >"$dir/capture.log" {NF_LOG_USERS}>&- &
+    "$on" perl -e "$CAPTURE" 22 "$file" >"$dir/capture.log" {NF_LOG_USERS}>&- &
     pids+=($!)
     wait_for 10 grep -q listening "$dir/capture.log" || fail "the capture starts"
 }
@@ -188,14 +188,14 @@ table inet other_firewall {
 END
 }
 
-# Two small tools in what every Debian has: keep the first frame with a TCP packet to the knock port; send a frame.
+# Two small tools in what every Debian has: keep the first frame with a SYN to a port; send a frame.
 # shellcheck disable=SC2016 # Perl's variables
 readonly CAPTURE='
     socket(my $s, 17, 3, 0x0300) or die "packet socket: $!";    # AF_PACKET, SOCK_RAW, all protocols (network order)
     $| = 1; print "listening\n";
     while (defined recv($s, my $frame, 2048, 0)) {
-        my ($type, $proto, $port) = unpack("x12 n x9 C x12 n", $frame);
-        next unless $type == 0x0800 && $proto == 6 && $port == $ARGV[0];
+        my ($type, $proto, $port, $flags) = unpack("x12 n x9 C x12 n x9 C", $frame);
+        next unless $type == 0x0800 && $proto == 6 && $port == $ARGV[0] && ($flags & 0x3f) == 2;
         open(my $file, ">:raw", $ARGV[1]) or die "$ARGV[1]: $!";
         print $file $frame;
         exit;
@@ -214,14 +214,13 @@ say "${bold}Two hosts on this machine: a server with sshd, and a client with a k
 start_sshd
 wait_for 10 on_client "${SSH[@]}" true || { cat "$dir/sshd.log" >&2 && fail "sshd can be reached before the door is closed"; }
 
-step "The server's admin makes a profile for the client and copies it there."
-shell "knock-genprofile client $KNOCK_PORT"
-"$BIN/knock-genprofile" --config-dir "$dir/server" client $KNOCK_PORT | sed -n 1p | show
-[[ -d $dir/server/profiles/client ]] || fail "a profile is made"
+step "While the door is open, the client has the server make a profile, and takes it: one line, in one pipe."
+shell "ssh root@server knock-genprofile --print client | knock --import server"
+on_client "${SSH[@]}" "$BIN/knock-genprofile --config-dir $dir/server --print client" 2>/dev/null |
+    on_client "$BIN/knock" --profiles "$dir/client" --import server 2>&1 | show || fail "a profile is made at both ends"
+cmp -s "$dir/server/profiles/client/secret.key" "$dir/client/server/secret.key" || fail "both ends have the same key"
 # To its `allow = tcp/22`: so that nobody waits here for long.
 printf 'delay = %d\n' "$DELAY" >>"$dir/server/config"
-mkdir -m 700 "$dir/client"
-cp -rp "$dir/server/profiles/client" "$dir/client/server"
 # The name of the profile's directory is the name that the client knocks by; nothing resolves it here.
 printf 'address = "%s"\n' "$ADDRESS" >>"$dir/client/server/config"
 
@@ -244,7 +243,7 @@ knock
 wait_for 10 has_said 'opened ' 1 || fail "the daemon opens port 22"
 last_said 'opened '
 wait_for 10 test -s "$dir/knock.frame" || fail "the knock is captured"
-note "one SYN to port $KNOCK_PORT, refused like any other; the kernel expects one connection from the client now"
+note "one SYN to port 22 itself, like ssh's own first packet, refused like any other; the kernel expects one connection now"
 
 step "The client is in, over ssh, and the door shuts behind it."
 shell "ssh root@server"

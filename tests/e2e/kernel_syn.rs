@@ -171,6 +171,9 @@ fn a_knock_is_the_kernels_syn_to_a_link_local_address() {
     let listed =
         net.server.run(&["ip", "-6", "-o", "addr", "show", "dev", "eth0", "scope", "link"]);
     let address = listed.split_whitespace().nth(3).unwrap().split('/').next().unwrap();
+    // Another interface leads to such addresses too, and is preferred where none is named.
+    net.client.ip("link add one type veth peer name two\nlink set one up\nlink set two up\n\
+         route del fe80::/64 dev eth0\nroute add fe80::/64 dev eth0 metric 2000 advmss 1000\n");
     let mut ear = Ear::on(&net.client, "eth0");
     let ours = net.client.inside(|| {
         let scope = if_nametoindex("eth0").unwrap();

@@ -54,9 +54,9 @@ fn ports_are_taken_in_the_kernels_own_order() {
                 })
                 .collect();
             assert!(ports.iter().all(|port| port % 2 == first % 2), "{range}: {ports:?}");
-            // A step is 2 to 16; one in the sequence may begin anew at the range's start.
-            let odd = steps(&ports).into_iter().filter(|step| !(2..=16).contains(step)).count();
-            assert!(odd <= 1, "{range}: {ports:?}");
+            // A step is 2 to 16. The kernel begins elsewhere every ten seconds, and again at the end of the range.
+            let jumps = steps(&ports).into_iter().filter(|step| !(2..=16).contains(step)).count();
+            assert!(jumps <= 4, "{range}: {ports:?}");
         }
     }
 }

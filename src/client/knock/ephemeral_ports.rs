@@ -10,10 +10,9 @@ pub(super) fn ephemeral_ports() -> RangeInclusive<u16> {
     range.and_then(|text| parse_range(&text)).unwrap_or(32_768..=60_999)
 }
 
-/// Whether administrators keep `port` for something (`ip_local_reserved_ports`).
+/// Those that administrators keep for something (`ip_local_reserved_ports`).
 pub(super) fn reserved_ports() -> Vec<RangeInclusive<u16>> {
-    let text = sysctl::text("ipv4/ip_local_reserved_ports").unwrap_or_default();
-    text.trim().split(',').filter_map(parse_reserved).collect()
+    parse_reserved(&sysctl::text("ipv4/ip_local_reserved_ports").unwrap_or_default())
 }
 
 fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
@@ -22,10 +21,13 @@ fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
     (!range.is_empty() && *range.start() > 0).then_some(range)
 }
 
-/// One port, or two with a dash between them.
-fn parse_reserved(text: &str) -> Option<RangeInclusive<u16>> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    Some(first.parse().ok()?..=last.parse().ok()?)
+/// Ports, and ranges of two with a dash between them, after commas.
+fn parse_reserved(text: &str) -> Vec<RangeInclusive<u16>> {
+    let range = |text: &str| {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    };
+    text.trim().split(',').filter_map(range).collect()
 }
 
 /// `random` mapped into `range`, which has no 0.
@@ -52,8 +54,7 @@ mod tests {
 
     #[test]
     fn reserved_ports_are_ports_and_ranges() {
-        let reserved = |text: &str| text.split(',').filter_map(parse_reserved).collect::<Vec<_>>();
-        assert_eq!(reserved("8080,9000-9100"), [8080..=8080, 9000..=9100]);
-        assert_eq!(reserved(""), []);
+        assert_eq!(parse_reserved("8080,9000-9100\n"), [8080..=8080, 9000..=9100]);
+        assert_eq!(parse_reserved("\n"), []);
     }
 }

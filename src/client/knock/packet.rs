@@ -165,7 +165,8 @@ impl KnockPacket {
                 tcp::ipv6_checksum(&header.to_immutable(), source, destination)
             }
         };
-        header.set_checksum(checksum);
+        // The two are the same number in ones' complement, and Linux writes the second (`skb_checksum_help`).
+        header.set_checksum(if checksum == 0 { 0xffff } else { checksum });
         (bytes, u16::from(words) * 4)
     }
 
@@ -271,6 +272,19 @@ mod tests {
             ..packet(addresses)
         };
         packet.to_bytes()
+    }
+
+    #[test]
+    fn a_checksum_of_zero_is_written_as_the_kernel_writes_it() {
+        let addresses = AddressPair::V4([192, 0, 2, 1].into(), [198, 51, 100, 7].into());
+        let checksum = |window| {
+            let packet = KnockPacket { window, ..packet(addresses) };
+            u16::from_be_bytes(packet.to_bytes()[36..38].try_into().unwrap())
+        };
+        // What is added to the sum makes it all ones.
+        let window = checksum(0);
+        assert_eq!(checksum(window), 0xffff);
+        assert_eq!(checksum(window + 1), 0xfffe);
     }
 
     #[test]

@@ -26,14 +26,14 @@ pub(super) fn full_space(largest: u32) -> Result<u32, Errno> {
     let before = buffer()?;
     let wanted = (largest / 2).min(WANTED);
     setsockopt(&socket, RcvLowat, &i32::try_from(wanted).unwrap_or(i32::MAX))?;
-    let after = buffer()?;
-    let share = if after > before { share(wanted.into(), after) } else { USUAL_SHARE };
+    let share = share(wanted.into(), before, buffer()?);
     Ok(u32::try_from(before * share / 256).unwrap_or(u32::MAX))
 }
 
-/// The 256ths of `buffer` that `window` is; the kernel has rounded the buffer down (`tcp_space_from_win`).
-fn share(window: u64, buffer: u64) -> u64 {
-    (window * 256 + buffer / 2) / buffer
+/// The 256ths of a buffer that is a window, where a buffer of `before` bytes was made `after` for one of `window`. The kernel
+/// has rounded down (`tcp_space_from_win`).
+fn share(window: u64, before: u64, after: u64) -> u64 {
+    if after > before { (window * 256 + after / 2) / after } else { USUAL_SHARE }
 }
 
 #[cfg(test)]
@@ -44,9 +44,10 @@ mod tests {
     fn every_share_is_found_from_what_the_kernel_makes_of_it() {
         for window in [65_536, u64::from(WANTED)] {
             for exact in 1..=256 {
-                assert_eq!(share(window, window * 256 / exact), exact);
+                assert_eq!(share(window, 0, window * 256 / exact), exact);
             }
         }
+        assert_eq!(share(65_536, 200_000, 200_000), USUAL_SHARE, "it was large enough before");
     }
 
     #[test]
