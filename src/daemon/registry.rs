@@ -71,14 +71,12 @@ impl ProfileRegistry {
 
     /// The names, quoted, of those whom a SYN may have been meant for.
     pub(super) fn names_of(&self, whom: MeantFor) -> String {
-        let states: Vec<_> = match whom {
-            MeantFor::KnockPort(port) => {
-                self.classic.get(&port).into_iter().flatten().map(|one| &one.state).collect()
-            }
-            MeantFor::Stealth => self.stealth.iter().map(|one| &one.state).collect(),
-        };
-        let names: Vec<_> = states.into_iter().map(|state| format!("{:?}", state.name)).collect();
-        say::some_of(&names)
+        let name = |state: &ProfileState| format!("{:?}", state.name);
+        let classic = |port| self.classic.get(&port).into_iter().flatten();
+        match whom {
+            MeantFor::KnockPort(port) => say::some_of(classic(port).map(|one| name(&one.state))),
+            MeantFor::Stealth => say::some_of(self.stealth.iter().map(|one| name(&one.state))),
+        }
     }
 
     /// The names, quoted, of the profiles whose knocks cannot be listed: classic, and without `allow`, or with one too wide.
@@ -147,5 +145,89 @@ impl LoadedProfile {
                 Ok(Self::Stealth(StealthProfile::new(state, keys, knock_port, is_bound)?))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, DirBuilder};
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    use std::path::Path;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        allow: None,
+        max_seconds: 60,
+        max_open: 10,
+        max_open_per_source: 10,
+        ipv4: true,
+        ipv6: true,
+    };
+
+    fn files(dir: &Path, config: &str) -> ProfileFiles {
+        let dir = dir.join(format!("{}", dir.read_dir().unwrap().count()));
+        DirBuilder::new().mode(0o700).create(&dir).unwrap();
+        for (name, content) in [
+            ("cipher.key", "BwcHBwcHBwcHBwcHBwcHBw==\n"),
+            ("mac.key", "CQkJCQkJCQkJCQkJCQkJCQ==\n"),
+            ("secret.key", "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=\n"),
+            ("config", &format!("[main]\n{config}")),
+            ("counter", "7\n"),
+        ] {
+            fs::write(dir.join(name), content).unwrap();
+            fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        ProfileFiles::read(&dir).unwrap()
+    }
+
+    fn registry(configs: &[&str], spend: Spend) -> (ProfileRegistry, Vec<ProfileError>) {
+        let dir = tempfile::tempdir().unwrap();
+        let files = configs.iter().map(|config| files(dir.path(), config)).collect();
+        let defaults = ProfileDefaults { seconds: 15, error_window: 20, spend };
+        ProfileRegistry::new(files, &LIMITS, defaults)
+    }
+
+    #[test]
+    fn lines_are_wanted_about_the_ports_where_knocks_of_either_layout_come() {
+        let classic = "knock_port = 666\nallow = tcp/22\n";
+        let stealth = "layout = stealth\nallow = tcp/443, tcp/80\nport = 80\n";
+        let elsewhere = "layout = stealth\nallow = tcp/25\nknock_port = 53\n";
+        let anywhere = "layout = stealth\n";
+        for (configs, with_services, ports) in [
+            (&[classic][..], false, &[666][..]),
+            (&[classic], true, &[22, 666]),
+            (&[stealth], false, &[0, 80, 443]),
+            (&[stealth, classic], false, &[0, 80, 443, 666]),
+            (&[stealth, classic], true, &[0, 22, 80, 443, 666]),
+            (&[elsewhere], false, &[25, 53]),
+        ] {
+            let (registry, broken) = registry(configs, Spend::Any);
+            assert!(broken.is_empty(), "{broken:?}");
+            let wanted = registry.wanted_ports(with_services);
+            let listed: Vec<u16> = (0..=u16::MAX).filter(|port| wanted.contains(*port)).collect();
+            assert_eq!(listed, ports, "{configs:?} {with_services}");
+        }
+        let (registry, _) = registry(&[anywhere, classic], Spend::Any);
+        assert_eq!(registry.wanted_ports(false), (0..=u16::MAX).collect());
+    }
+
+    #[test]
+    fn a_stealth_profile_whose_grants_end_with_a_syn_is_left_out() {
+        let (registry, broken) =
+            registry(&["layout = stealth\n", "knock_port = 666\n"], Spend::One);
+        let [why] = &broken[..] else { panic!("{broken:?}") };
+        assert!(why.to_string().contains("a grant must end with a handshake"), "{why}");
+        assert!(registry.stealth.is_empty() && !registry.is_empty());
+        assert_eq!(registry.names_of(MeantFor::KnockPort(666)), "\"1\"");
+    }
+
+    #[test]
+    fn those_whom_a_syn_may_have_been_meant_for_are_named_and_of_many_the_first() {
+        let (registry, _) = registry(&["layout = stealth\n"; 6], Spend::Any);
+        let names = registry.names_of(MeantFor::Stealth);
+        assert_eq!(names, "\"0\", \"1\", \"2\", \"3\", \"4\" and others");
+        assert_eq!(registry.names_of(MeantFor::KnockPort(666)), "");
+        assert_eq!(registry.unlisted(), Vec::<String>::new());
     }
 }

@@ -48,10 +48,9 @@ fn line(text: impl Display) {
 const MAX_NAMED: usize = 5;
 
 /// The first of these names.
-pub(super) fn some_of(names: &[String]) -> String {
-    let shown = names.iter().take(MAX_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-    let others = if names.len() > MAX_NAMED { " and others" } else { "" };
-    format!("{shown}{others}")
+pub(super) fn some_of(mut names: impl Iterator<Item = String>) -> String {
+    let shown: Vec<_> = names.by_ref().take(MAX_NAMED).collect();
+    format!("{}{}", shown.join(", "), if names.next().is_some() { " and others" } else { "" })
 }
 
 /// That a flood can keep the knocks of these profiles, quoted names, from being logged.
@@ -59,6 +58,6 @@ pub(super) fn can_be_silenced(profiles: &[String]) -> String {
     format!(
         "no `allow`, or one too wide to list, for the profiles {}: a flood of SYNs can silence their knocks\n\
          fix: write what they may ask for, as in allow = tcp/22",
-        some_of(profiles)
+        some_of(profiles.iter().cloned())
     )
 }

@@ -172,6 +172,13 @@ impl Site {
         self.daemon = Some(daemon);
     }
 
+    /// Starts the daemon where it has a lot to do before it watches, in a build that is not optimised.
+    pub(crate) fn start_daemon_within(&mut self, within: Duration) {
+        let daemon = Running::start(&mut self.daemon_command());
+        wait_until(within, "ready", || daemon.lines().iter().any(|line| line == "ready"));
+        self.daemon = Some(daemon);
+    }
+
     /// The daemon that runs.
     pub(crate) fn daemon(&mut self) -> &mut Running {
         self.daemon.as_mut().expect("the daemon was started")
