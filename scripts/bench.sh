@@ -12,12 +12,12 @@ Measures this machine: prints tables of what docs/performance.md tells of. Insta
 that are missing; takes some minutes, and 2 GB of disk for a while. What else the machine does shows in the figures.
 
 usage: sudo scripts/bench.sh [PART...]
-PART: parser, grants, idle, drain, latency, shut, flood; all of them if none is named
+PART: parser, grants, idle, drain, latency, shut, flood, stealth; all of them if none is named
 Exit status: 0 measured, 1 something went wrong, 2 usage.
 END
 }
 
-readonly PARTS=(parser grants idle drain latency shut flood)
+readonly PARTS=(parser grants idle drain latency shut flood stealth)
 case ${1:-} in -h | --help) usage && exit 0 ;; esac
 for part in "$@"; do
     [[ " ${PARTS[*]} " == *" $part "* ]] || { usage >&2 && exit 2; }

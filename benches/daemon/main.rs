@@ -24,6 +24,8 @@ harness! {
     "../../tests/e2e/process.rs" process;
     "../../tests/e2e/site.rs" site;
     "../../tests/e2e/connection.rs" connection;
+    "../../tests/e2e/laptop.rs" laptop;
+    "../../tests/e2e/wire.rs" wire;
 }
 
 mod drain;
@@ -33,6 +35,7 @@ mod knocker;
 mod latency;
 mod rules;
 mod shut;
+mod stealth;
 mod torrent;
 
 use nix::unistd::geteuid;
@@ -44,12 +47,13 @@ fn main() {
     }
     // Cargo adds --bench; a name picks one part.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
-    let parts: [(&str, fn()); 5] = [
+    let parts: [(&str, fn()); 6] = [
         ("idle", idle::run),
         ("drain", drain::run),
         ("latency", latency::run),
         ("shut", shut::run),
         ("flood", flood::run),
+        ("stealth", stealth::run),
     ];
     for (name, run) in parts {
         if wanted.is_empty() || wanted.iter().any(|word| word == name) {

@@ -4,17 +4,21 @@
 //! start                 the steps of the start, in order
 //!   cli, config, settings, user, lock, process_limits, signals
 //!   own_firewall          our table and the back end; guard, confirmed_guard: our copy of what closes services
-//!   load_profiles         registry: the profiles by knock port; profile_state: keys and counter of each
+//!   load_profiles         registry: the profiles by knock port and by tag
+//!     classic_profile       keys, counter and window of one; stealth_profile: keys and numbers at hand; profile_state: of both
+//!     stealth_profiles      all of them, and live_tags: which number of whom a SYN may have
 //!   sandbox               what the process may still do
 //! event_loop            waits, and pulls lines
 //!   log_source            the log; port_filter: its lines about our ports
+//!   refresh_timer         the clock, and when stealth numbers have to move with it
 //!   line_handler          acts on a line and reports; unreadable_lines
 //!   log_event             what a line reports; kernel_log_line: its grammar
 //! authorize             what a SYN means
 //!   match_knock           which profile's knock it is; rate_limiter: limits the work that strangers can cause
+//!   valid_knock           of either layout, once it is found
 //!   policy                what that profile may have
 //!   open_grants           the open grants, and their connections
-//!   expected_knocks       the knocks that may come next; expected_sequences: their numbers
+//!   expected_knocks       the knocks that may come next; expected_sequences: their numbers; set_share: how many of whom
 //!   rejected_knocks       those that were not valid
 //!   helper_handle         the pipes to the helper: ask_open, ask_close, ask_expect, …
 //!   outcome               the result as a message; say: how messages are written
