@@ -405,8 +405,9 @@ impl AtTerminal {
         let pty = openpty(None, None).unwrap();
         let terminal = File::from(pty.slave);
         let (reader, writer) = nix::unistd::pipe().unwrap();
-        let knock = Command::new(KNOCK)
-            .args(["--import", "host"])
+        // Also where these tests were started with nohup, or in the background of a shell, which ignores Ctrl-C.
+        let knock = Command::new("env")
+            .args(["--default-signal=INT,TERM,HUP", KNOCK, "--import", "host"])
             .env("HOME", &both.home)
             .stdin(terminal.try_clone().unwrap())
             .stdout(Stdio::null())

@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn what_is_accepted_is_at_hand_for_ten_minutes() {
-        for next in NEXT {
+        let all_cases = std::env::var_os("KNOCKKNOCK_ALL_CASES").is_some();
+        for next in NEXT.into_iter().step_by(if all_cases { 1 } else { 4 }) {
             let (live, receiver) =
                 (LiveNumbers { next, step: NOW, reach: LiveReach::FULL }, StealthReceiver { next });
             let around = (NOW - 182) * 256..(NOW + 250) * 256;

@@ -155,7 +155,12 @@ fn a_signal_to_all_of_them_is_an_orderly_end() {
 /// What `systemctl reload` or an old habit sends.
 #[test]
 fn a_sighup_ends_nothing_and_is_answered() {
-    let mut site = Site::start(Net::lan(), Log::Kmsg, "delay = 600\n");
+    let mut site = Site::prepare(Net::lan(), Log::Kmsg, "delay = 600\n");
+    // Also where these tests were started with nohup.
+    let command = site.daemon_command();
+    let mut env = Command::new("env");
+    env.arg("--default-signal=HUP").arg(command.get_program()).args(command.get_args());
+    site.start_as(env);
     let _service = site.net.server.echo(PORT);
     site.knock(Family::V4, PORT);
     let answer = "SIGHUP: profiles and config are read at start";
