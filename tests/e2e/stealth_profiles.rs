@@ -114,6 +114,24 @@ fn a_broken_stealth_profile_is_left_out_and_the_others_work() {
 }
 
 #[test]
+fn a_profile_whose_directory_is_deleted_opens_nothing_from_then_on() {
+    let (mut site, laptop) = guarded(Log::Kmsg, CONFIG);
+    let _service = site.net.server.echo(PORT);
+    laptop.knock(&mut site, Family::V4, PORT);
+    comes_in_once(&mut site, Family::V4);
+    fs::remove_dir_all(site.profile("laptop")).unwrap();
+    for nth in 1..=2 {
+        laptop.send(&site, Family::V4, PORT, laptop.seal(PORT));
+        let refused = "opened nothing for 10.66.1.2 (profile \"laptop\"): ";
+        wait_until(SOON, refused, || count(&mut site, refused) == nth);
+    }
+    assert_eq!(site.reach(Family::V4, PORT), Reach::Refused);
+    assert_eq!(count(&mut site, "opened tcp"), 1);
+    site.knock(Family::V4, PORT);
+    comes_in_once(&mut site, Family::V4);
+}
+
+#[test]
 fn check_names_the_layout_and_what_the_clock_means_to_it() {
     let site = Site::prepare(Net::lan(), Log::Kmsg, "allow = tcp/2222\n");
     Laptop::new(&site, "laptop", "");
